@@ -1,0 +1,137 @@
+"""Writes the `rpc` module of a package: the grpc.aio stub, and the base class of servicers."""
+
+import textwrap
+
+from generator.model import File, Method
+
+_HEAD = '''"""The calls of {full_name} over grpc.aio. Generated from {source}."""
+
+from __future__ import annotations  # the types of grpc are generic for type checkers only
+
+from typing import Any
+
+import grpc
+
+from souk_contracts.channel import DEFAULT_TIMEOUT_S
+from {python_package}.codec import (
+{codecs}
+)
+from {python_package}.messages import (
+{names}
+)
+
+
+class {name}Stub:
+    """{comment}
+
+    Every call has a deadline: its own `timeout_s`, or else the stub's. It raises `grpc.aio.AioRpcError`; what a
+    refusal says is in `souk_contracts.errors.refusal_of`.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+'''
+
+_STUB_INIT = """        self._{python_name} = channel.unary_unary(
+            "{path}",
+            request_serializer=encode_{request},
+            response_deserializer=decode_{response},
+        )
+"""
+
+_STUB_CALL = '''
+    def {python_name}(
+        self, request: {request}, *, timeout_s: float | None = None
+    ) -> grpc.aio.UnaryUnaryCall[{request}, {response}]:
+        """{comment}"""
+        call: Any = self._{python_name}(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+        return call  # type: ignore[no-any-return]
+'''
+
+_SERVICER = '''
+
+class {name}Servicer:
+    """Base of the servers of {full_name}: override what you serve, the rest answers UNIMPLEMENTED.
+
+    Raise `souk_contracts.errors.Refused` to refuse a call.
+    """
+
+    SERVICE_NAME = "{full_name}"
+'''
+
+_SERVICER_CALL = '''
+    async def {python_name}(
+        self, request: {request}, context: grpc.aio.ServicerContext[{request}, {response}]
+    ) -> {response}:
+        """{comment}"""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "{path} is not served here")
+        raise AssertionError("abort returned")
+'''
+
+_HANDLER_HEAD = '''
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What `grpc.aio.Server.add_generic_rpc_handlers` takes."""
+        return grpc.method_handlers_generic_handler(
+            self.SERVICE_NAME,
+            {
+'''
+
+_HANDLER_CALL = """                "{name}": grpc.unary_unary_rpc_method_handler(
+                    self.{python_name},
+                    request_deserializer=decode_{request},
+                    response_serializer=encode_{response},
+                ),
+"""
+
+_HANDLER_TAIL = """            },
+        )
+"""
+
+
+def rpc_module(file: File) -> str:
+    """The module's source."""
+    snakes = {message.name: message.snake_name for message in file.messages}
+    methods = file.service.methods
+    names = {name for method in methods for name in (method.request, method.response)}
+    codecs = {f"{way}_{snakes[name]}" for name in names for way in ("encode", "decode")}
+    head = _HEAD.format(
+        full_name=file.service.full_name,
+        source=file.name,
+        python_package=file.python_package,
+        codecs="\n".join(f"    {name}," for name in sorted(codecs)),
+        names="\n".join(f"    {name}," for name in sorted(names)),
+        name=file.service.python_name,
+        comment=file.service.comment,
+    )
+    return "".join(
+        [
+            head,
+            *(_STUB_INIT.format(**_wire_names(method, snakes)) for method in methods),
+            *(_STUB_CALL.format(**_python_names(method)) for method in methods),
+            _SERVICER.format(name=file.service.python_name, full_name=file.service.full_name),
+            *(_SERVICER_CALL.format(**_python_names(method)) for method in methods),
+            _HANDLER_HEAD,
+            *(_HANDLER_CALL.format(**_wire_names(method, snakes)) for method in methods),
+            _HANDLER_TAIL,
+        ]
+    )
+
+
+def _wire_names(method: Method, snakes: dict[str, str]) -> dict[str, str]:
+    return {
+        "name": method.name,
+        "python_name": method.python_name,
+        "path": method.path,
+        "request": snakes[method.request],
+        "response": snakes[method.response],
+    }
+
+
+def _python_names(method: Method) -> dict[str, str]:
+    return {
+        "python_name": method.python_name,
+        "path": method.path,
+        "request": method.request,
+        "response": method.response,
+        "comment": textwrap.indent(method.comment, " " * 8).strip(),
+    }

@@ -1,0 +1,52 @@
+"""Refusals on the wire: google.rpc.Status with an ErrorInfo, in `grpc-status-details-bin`.
+
+Source: https://google.aip.dev/193 and google/rpc/error_details.proto.
+"""
+
+from collections.abc import Mapping
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class Refused(Exception):
+    """A call that was refused for a reason that its contract names.
+
+    Servicers raise it; clients get it from `refusal_of`. `detail` is for people, and says what to do; `metadata`
+    holds what it is about, such as the SKU.
+    """
+
+    def __init__(
+        self, code: grpc.StatusCode, domain: str, reason: str, detail: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.code = code
+        self.domain = domain
+        self.reason = reason
+        self.detail = detail
+        self.metadata = dict(metadata or {})
+
+    def trailing_metadata(self) -> tuple[str, bytes]:
+        """The entry of the trailing metadata that carries the whole refusal."""
+        status = Status(code=self.code.value[0], message=self.detail)
+        status.details.add().Pack(ErrorInfo(reason=self.reason, domain=self.domain, metadata=self.metadata))
+        return _DETAILS_KEY, status.SerializeToString()
+
+
+def refusal_of(error: grpc.aio.AioRpcError) -> Refused | None:
+    """The refusal that a failed call carries, or None where it failed for another cause."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            info = ErrorInfo()
+            try:
+                status = Status.FromString(value)
+                found = any(detail.Unpack(info) for detail in status.details)
+            except DecodeError:
+                return None
+            if found:
+                return Refused(error.code(), info.domain, info.reason, status.message, dict(info.metadata))
+    return None

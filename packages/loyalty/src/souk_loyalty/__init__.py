@@ -1,0 +1,3 @@
+"""Customers' accounts: discounts and points."""
+
+__version__ = "1.0.0"

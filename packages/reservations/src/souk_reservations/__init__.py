@@ -1,0 +1,3 @@
+"""Stock, and holds on it."""
+
+__version__ = "1.0.0"
