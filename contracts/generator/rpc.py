@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from souk_contracts.channel import DEFAULT_TIMEOUT_S
+from souk_contracts.handlers import unary
 from {python_package}.codec import (
 {codecs}
 )
@@ -60,12 +61,9 @@ class {name}Servicer:
 '''
 
 _SERVICER_CALL = '''
-    async def {python_name}(
-        self, request: {request}, context: grpc.aio.ServicerContext[{request}, {response}]
-    ) -> {response}:
+    async def {python_name}(self, request: {request}) -> {response}:
         """{comment}"""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "{path} is not served here")
-        raise AssertionError("abort returned")
+        raise NotImplementedError
 '''
 
 _HANDLER_HEAD = '''
@@ -76,11 +74,7 @@ _HANDLER_HEAD = '''
             {
 '''
 
-_HANDLER_CALL = """                "{name}": grpc.unary_unary_rpc_method_handler(
-                    self.{python_name},
-                    request_deserializer=decode_{request},
-                    response_serializer=encode_{response},
-                ),
+_HANDLER_CALL = """                "{name}": unary(self.{python_name}, decode_{request}, encode_{response}),
 """
 
 _HANDLER_TAIL = """            },

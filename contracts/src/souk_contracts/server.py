@@ -154,7 +154,9 @@ class _Conventions(grpc.aio.ServerInterceptor):
             except Refused as refused:
                 details = (*self._served_by, refused.trailing_metadata())
                 await context.abort(refused.code, refused.detail, details)
-            except grpc.aio.AbortError:  # by the servicer itself
+            except NotImplementedError:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served by this version")
+            except grpc.aio.AbortError:  # by the health service
                 raise
             except Exception:
                 log.exception("%s failed", method)

@@ -1,0 +1,34 @@
+"""Wires the service together, and takes it apart: the only place that knows everything."""
+
+import asyncio
+import logging
+
+from souk_contracts.server import GrpcServer, ServerSettings, termination
+from souk_reservations import SERVICE, __version__
+from souk_reservations.database import Database
+from souk_reservations.janitor import Janitor
+from souk_reservations.service import Reservations
+from souk_reservations.servicer import ReservationsServicer
+from souk_reservations.settings import Settings
+from souk_reservations.storage import SqlStorage
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings, database: Database) -> None:
+    """Serves until SIGTERM or SIGINT, then lets calls finish. Raises RuntimeError where the address cannot be had."""
+    stopping = termination()
+    storage = SqlStorage(database)
+    reservations = Reservations(storage, hold_ttl_s=settings.hold_ttl_s)
+    server = GrpcServer(
+        ServerSettings(SERVICE, __version__, settings.address),
+        [ReservationsServicer(reservations, settings.currency)],
+        storage.answers,
+    )
+    await server.start()
+    janitor = asyncio.create_task(Janitor(reservations, settings.janitor_period_s).run())
+    await stopping.wait()
+    log.info("stopping")
+    janitor.cancel()
+    await server.drain()
+    storage.close()

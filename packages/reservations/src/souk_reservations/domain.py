@@ -1,0 +1,268 @@
+"""Items, and reservations of them. Standard library only.
+
+The states of a reservation and what each call makes of them stand here, and nowhere else:
+
+    call      no row, EXPIRED           HELD                        CONFIRMED            CLOSED
+    reserve   hold, or refuse           same lines: hold anew       Settled              Settled
+                                        other lines: Busy
+    confirm   sell: CONFIRMED, or       drop the hold, then as      yes                  no
+              CLOSED and no             on the left
+    release   CLOSED                    drop the hold: CLOSED       take back: CLOSED    CLOSED
+    expire    -                         once due: EXPIRED           -                    -
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+MAX_PIECES = 1_000_000_000
+"""Of one item, on hand; also the highest price, in minor units."""
+
+
+class DomainError(Exception):
+    """A refusal. Its text is for people; `metadata` says what it is about."""
+
+    def __init__(self, detail: str, **metadata: object) -> None:
+        super().__init__(detail)
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+class InvalidArgument(DomainError):
+    """A field is missing or out of its range."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field} {detail}", field=field)
+
+
+class UnknownSku(DomainError):
+    """There is no such item."""
+
+    def __init__(self, sku: str) -> None:
+        super().__init__(f"there is no item with the SKU '{sku}'", sku=sku)
+
+
+class OutOfStock(DomainError):
+    """Fewer pieces are available than asked for."""
+
+    def __init__(self, sku: str, requested: int, available: int) -> None:
+        super().__init__(
+            f"{requested} of '{sku}' were asked for and {available} are available",
+            sku=sku,
+            requested=requested,
+            available=available,
+        )
+
+
+class Busy(DomainError):
+    """The order holds other lines."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"another request for the order {order_id} is in flight, with other lines")
+
+
+class Settled(DomainError):
+    """The reservation is CONFIRMED or CLOSED."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"the reservation of the order {order_id} is settled")
+
+
+class OnHandBelowHeld(DomainError):
+    """Fewer pieces would be on hand than are held."""
+
+    def __init__(self, sku: str, on_hand: int, held: int) -> None:
+        super().__init__(
+            f"'{sku}' cannot have {on_hand} on hand: {held} are held for orders; put at least as many, or try later",
+            sku=sku,
+            held=held,
+        )
+
+
+class UnknownReservation(DomainError):
+    """There is no reservation under this order id."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"there is no reservation of the order {order_id}")
+
+
+class StorageUnavailable(DomainError):
+    """The database does not answer, or cannot write. Nothing was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("the database does not answer; try again later")
+
+
+class State(StrEnum):
+    """Where a reservation is on its way."""
+
+    HELD = "HELD"
+    EXPIRED = "EXPIRED"
+    CONFIRMED = "CONFIRMED"
+    CLOSED = "CLOSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Pieces of an item."""
+
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuotedLine:
+    """Pieces of an item at a price, in minor units for one."""
+
+    sku: str
+    name: str
+    quantity: int
+    unit_price: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What can be reserved. Always 0 <= held <= on_hand."""
+
+    sku: str
+    name: str
+    unit_price: int
+    on_hand: int
+    held: int = 0
+    sold: int = 0
+
+    @property
+    def available(self) -> int:
+        """Pieces that nobody has spoken for."""
+        return self.on_hand - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The pieces of one order. `quote` is what `reserve` said, while they are HELD."""
+
+    order_id: str
+    state: State
+    lines: tuple[Line, ...]
+    quote: tuple[QuotedLine, ...]
+    expires_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """Pieces that came into the stock, or left it otherwise than by an order."""
+
+    sku: str
+    pieces: int
+
+
+class Stock:
+    """The items and reservations that a transaction is about, and what may be done to them.
+
+    It holds every item and reservation that the calls name; an item that is not there does not exist. A call that
+    raises has changed nothing.
+    """
+
+    def __init__(self, items: Mapping[str, Item], reservations: Mapping[str, Reservation]) -> None:
+        self.items = dict(items)
+        self.reservations = dict(reservations)
+        self.journal: list[JournalEntry] = []
+
+    def reserve(self, order_id: str, lines: tuple[Line, ...], expires_at_us: int) -> Reservation:
+        """Holds all lines until `expires_at_us`, or none. Raises Busy, Settled, UnknownSku, OutOfStock."""
+        row = self.reservations.get(order_id)
+        if row is not None and row.state in (State.CONFIRMED, State.CLOSED):
+            raise Settled(order_id)
+        if row is not None and row.state is State.HELD:
+            if _quantities(row.lines) != _quantities(lines):
+                raise Busy(order_id)
+            held = replace(row, expires_at_us=expires_at_us)
+        else:
+            quote = tuple(self._quote(line) for line in lines)
+            self._change_held(lines, +1)
+            held = Reservation(order_id, State.HELD, lines, quote, expires_at_us)
+        self.reservations[order_id] = held
+        return held
+
+    def confirm(self, order_id: str, lines: tuple[Line, ...]) -> DomainError | None:
+        """Sells exactly these lines, whatever was held; gives None for yes, or else why not."""
+        row = self.reservations.get(order_id) or Reservation(order_id, State.EXPIRED, (), (), 0)
+        if row.state is State.CONFIRMED:
+            return None
+        if row.state is State.CLOSED:
+            return Settled(order_id)
+        if row.state is State.HELD:
+            self._change_held(row.lines, -1)
+        try:
+            for line in lines:
+                self._quote(line)
+        except (UnknownSku, OutOfStock) as refusal:
+            self.reservations[order_id] = replace(row, state=State.CLOSED, quote=())
+            return refusal
+        self._sell(lines, +1)
+        self.reservations[order_id] = replace(row, state=State.CONFIRMED, lines=lines, quote=())
+        return None
+
+    def release(self, order_id: str) -> None:
+        """Drops the hold or takes back what was sold, and closes the reservation for ever."""
+        row = self.reservations.get(order_id) or Reservation(order_id, State.EXPIRED, (), (), 0)
+        if row.state is State.HELD:
+            self._change_held(row.lines, -1)
+        elif row.state is State.CONFIRMED:
+            self._sell(row.lines, -1)
+        self.reservations[order_id] = replace(row, state=State.CLOSED, quote=())
+
+    def expire_due(self, now_us: int) -> int:
+        """Ends the holds whose time has passed; gives how many."""
+        due = [row for row in self.reservations.values() if row.state is State.HELD and row.expires_at_us <= now_us]
+        for row in due:
+            self._change_held(row.lines, -1)
+            self.reservations[row.order_id] = replace(row, state=State.EXPIRED, quote=())
+        return len(due)
+
+    def put(self, sku: str, name: str, unit_price: int, on_hand: int) -> Item:
+        """Creates an item, or changes it. Raises OnHandBelowHeld."""
+        old = self.items.get(sku) or Item(sku, name, unit_price, on_hand=0)
+        if on_hand < old.held:
+            raise OnHandBelowHeld(sku, on_hand, old.held)
+        return self._stock_up(replace(old, name=name, unit_price=unit_price), on_hand - old.on_hand)
+
+    def restock(self, sku: str, quantity: int) -> Item:
+        """Adds pieces. Raises UnknownSku, InvalidArgument."""
+        item = self._item(sku)
+        if item.on_hand + quantity > MAX_PIECES:
+            raise InvalidArgument("quantity", f"{quantity} would bring '{sku}' above {MAX_PIECES} on hand")
+        return self._stock_up(item, quantity)
+
+    def _item(self, sku: str) -> Item:
+        try:
+            return self.items[sku]
+        except KeyError:
+            raise UnknownSku(sku) from None
+
+    def _quote(self, line: Line) -> QuotedLine:
+        item = self._item(line.sku)
+        if item.available < line.quantity:
+            raise OutOfStock(line.sku, line.quantity, item.available)
+        return QuotedLine(line.sku, item.name, line.quantity, item.unit_price)
+
+    def _change_held(self, lines: Iterable[Line], sign: int) -> None:
+        for line in lines:
+            item = self.items[line.sku]
+            self.items[line.sku] = replace(item, held=item.held + sign * line.quantity)
+
+    def _sell(self, lines: Iterable[Line], sign: int) -> None:
+        for line in lines:
+            item = self.items[line.sku]
+            pieces = sign * line.quantity
+            self.items[line.sku] = replace(item, on_hand=item.on_hand - pieces, sold=item.sold + pieces)
+
+    def _stock_up(self, item: Item, pieces: int) -> Item:
+        stocked = replace(item, on_hand=item.on_hand + pieces)
+        self.items[item.sku] = stocked
+        if pieces:
+            self.journal.append(JournalEntry(item.sku, pieces))
+        return stocked
+
+
+def _quantities(lines: Iterable[Line]) -> dict[str, int]:
+    return {line.sku: line.quantity for line in lines}

@@ -1,0 +1,196 @@
+"""What the service does for others, and what it needs for that.
+
+A use case checks what it is given and hands commands to the storage, which carries out all that are waiting in one
+transaction: so commands go in lists, and each has an outcome of its own.
+"""
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from souk_reservations.domain import (
+    MAX_PIECES,
+    DomainError,
+    InvalidArgument,
+    Item,
+    Line,
+    Reservation,
+)
+
+MAX_LINES = 100
+MAX_QUANTITY = 1_000_000
+MAX_PAGE = 500
+DEFAULT_PAGE = 100
+_SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Outcome: the Reservation, or Busy, Settled, UnknownSku, OutOfStock."""
+
+    order_id: str
+    lines: tuple[Line, ...]
+    ttl_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Outcome: None for yes, or why not."""
+
+    order_id: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Outcome: None."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutItem:
+    """Outcome: the Item, or OnHandBelowHeld."""
+
+    sku: str
+    name: str
+    unit_price: int
+    on_hand: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestockItem:
+    """Outcome: the Item, or UnknownSku, InvalidArgument."""
+
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireDue:
+    """Ends holds whose time has passed, the oldest first. Outcome: how many."""
+
+    limit: int
+
+
+Command = Reserve | Confirm | Release | PutItem | RestockItem | ExpireDue
+Outcome = Reservation | Item | int | DomainError | None
+
+
+class Storage(Protocol):
+    """Where items and reservations are kept. Every method raises StorageUnavailable when it cannot be reached."""
+
+    async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        """Carries out all commands, in order, durably; a refused one is an outcome and does not stop the others."""
+
+    async def reservation(self, order_id: str) -> Reservation:
+        """Raises UnknownReservation."""
+
+    async def item(self, sku: str) -> Item:
+        """Raises UnknownSku."""
+
+    async def items(self, after: str, limit: int) -> Sequence[Item]:
+        """Items with a SKU greater than `after`, by SKU."""
+
+
+class Reservations:
+    """The use cases. All raise InvalidArgument for what is out of its range, and StorageUnavailable."""
+
+    def __init__(self, storage: Storage, *, hold_ttl_s: float) -> None:
+        self._storage = storage
+        self._ttl_us = int(hold_ttl_s * 1_000_000)
+
+    async def reserve(self, order_id: str, lines: Sequence[Line]) -> Reservation:
+        """Raises Busy, Settled, UnknownSku, OutOfStock."""
+        reservation = await self._execute(Reserve(_order_id(order_id), _lines(lines), self._ttl_us))
+        assert isinstance(reservation, Reservation)
+        return reservation
+
+    async def confirm(self, order_id: str, lines: Sequence[Line]) -> DomainError | None:
+        """Gives None for yes, or why not."""
+        (outcome,) = await self._storage.execute([Confirm(_order_id(order_id), _lines(lines))])
+        assert outcome is None or isinstance(outcome, DomainError)
+        return outcome
+
+    async def release(self, order_id: str) -> None:
+        """Always succeeds."""
+        await self._execute(Release(_order_id(order_id)))
+
+    async def reservation(self, order_id: str) -> Reservation:
+        """Raises UnknownReservation."""
+        return await self._storage.reservation(_order_id(order_id))
+
+    async def put_item(self, sku: str, name: str, unit_price: int, on_hand: int) -> Item:
+        """Raises OnHandBelowHeld."""
+        if not name.strip() or len(name) > 200 or "\0" in name:
+            raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces and no NUL")
+        _in_range("unit_price", unit_price, 0, MAX_PIECES)
+        _in_range("on_hand", on_hand, 0, MAX_PIECES)
+        return await self._item(PutItem(_sku(sku), name, unit_price, on_hand))
+
+    async def restock_item(self, sku: str, quantity: int) -> Item:
+        """Raises UnknownSku."""
+        return await self._item(RestockItem(_sku(sku), _in_range("quantity", quantity, 1, MAX_PIECES)))
+
+    async def item(self, sku: str) -> Item:
+        """Raises UnknownSku."""
+        return await self._storage.item(_sku(sku))
+
+    async def items(self, page_size: int, page_token: str) -> tuple[Sequence[Item], str]:
+        """A page, and the token of the next one; empty on the last."""
+        size = _in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
+        if page_token and not _SKU.fullmatch(page_token):
+            raise InvalidArgument("page_token", "is not one that this call gave; begin without one")
+        items = await self._storage.items(page_token, size + 1)
+        return items[:size], items[size - 1].sku if len(items) > size else ""
+
+    async def expire_due(self, limit: int) -> int:
+        """Ends up to `limit` holds whose time has passed; gives how many it ended."""
+        count = await self._execute(ExpireDue(limit))
+        assert isinstance(count, int)
+        return count
+
+    async def _item(self, command: PutItem | RestockItem) -> Item:
+        item = await self._execute(command)
+        assert isinstance(item, Item)
+        return item
+
+    async def _execute(self, command: Command) -> Outcome:
+        (outcome,) = await self._storage.execute([command])
+        if isinstance(outcome, DomainError):
+            raise outcome
+        return outcome
+
+
+def _order_id(text: str) -> str:
+    try:
+        canonical = str(uuid.UUID(text))
+    except ValueError:
+        canonical = ""
+    if text != canonical:
+        raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, and is '{text[:64]}'")
+    return text
+
+
+def _sku(text: str) -> str:
+    if not _SKU.fullmatch(text):
+        raise InvalidArgument("sku", f"must have 1 to 64 letters, digits and . _ - and is '{text[:80]}'")
+    return text
+
+
+def _lines(lines: Sequence[Line]) -> tuple[Line, ...]:
+    _in_range("lines", len(lines), 1, MAX_LINES)
+    for line in lines:
+        _sku(line.sku)
+        _in_range("quantity", line.quantity, 1, MAX_QUANTITY)
+    if len({line.sku for line in lines}) < len(lines):
+        raise InvalidArgument("lines", "name an SKU twice; put the pieces of one SKU in one line")
+    return tuple(lines)
+
+
+def _in_range(field: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise InvalidArgument(field, f"must be from {low} to {high}, and is {value}")
+    return value

@@ -1,0 +1,116 @@
+"""The service on the wire: messages to the domain and back, errors to statuses."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import grpc
+
+from souk_contracts.errors import Refused
+from souk_contracts.reservations import v1 as wire
+from souk_reservations import domain
+from souk_reservations.service import Reservations
+
+DOMAIN = "reservations.souk"
+
+STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason]] = {
+    domain.InvalidArgument: (grpc.StatusCode.INVALID_ARGUMENT, wire.ErrorReason.INVALID_ARGUMENT),
+    domain.UnknownSku: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_SKU),
+    domain.OutOfStock: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.OUT_OF_STOCK),
+    domain.Busy: (grpc.StatusCode.ABORTED, wire.ErrorReason.BUSY),
+    domain.Settled: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.SETTLED),
+    domain.OnHandBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_BELOW_HELD),
+    domain.UnknownReservation: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_RESERVATION),
+    domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
+}
+"""What each domain error is on the wire."""
+
+
+class ReservationsServicer(wire.ReservationsServicer):
+    """Serves `souk.reservations.v1.ReservationsService`."""
+
+    def __init__(self, reservations: Reservations, currency: str) -> None:
+        self._reservations = reservations
+        self._currency = currency
+
+    async def reserve(self, request: wire.ReserveRequest) -> wire.ReserveResponse:
+        with _refusals():
+            reservation = await self._reservations.reserve(request.order_id, _lines(request.lines))
+        quotes = {quote.sku: quote for quote in reservation.quote}
+        return wire.ReserveResponse(
+            lines=[_quoted_line(quotes[line.sku]) for line in request.lines],
+            currency=self._currency,
+            expires_at_us=reservation.expires_at_us,
+        )
+
+    async def confirm(self, request: wire.ConfirmRequest) -> wire.ConfirmResponse:
+        with _refusals():
+            refusal = await self._reservations.confirm(request.order_id, _lines(request.lines))
+        if refusal is None:
+            return wire.ConfirmResponse(confirmed=True)
+        return wire.ConfirmResponse(reason=STATUSES[type(refusal)][1], detail=str(refusal))
+
+    async def release(self, request: wire.ReleaseRequest) -> wire.ReleaseResponse:
+        with _refusals():
+            await self._reservations.release(request.order_id)
+        return wire.ReleaseResponse()
+
+    async def get_reservation(self, request: wire.GetReservationRequest) -> wire.GetReservationResponse:
+        with _refusals():
+            found = await self._reservations.reservation(request.order_id)
+        return wire.GetReservationResponse(
+            reservation=wire.Reservation(
+                order_id=found.order_id,
+                state=wire.ReservationState[found.state.name],
+                lines=[wire.Line(sku=line.sku, quantity=line.quantity) for line in found.lines],
+                expires_at_us=found.expires_at_us,
+            )
+        )
+
+    async def list_items(self, request: wire.ListItemsRequest) -> wire.ListItemsResponse:
+        with _refusals():
+            items, next_page_token = await self._reservations.items(request.page_size, request.page_token)
+        return wire.ListItemsResponse(items=[self._item(item) for item in items], next_page_token=next_page_token)
+
+    async def get_item(self, request: wire.GetItemRequest) -> wire.GetItemResponse:
+        with _refusals():
+            return wire.GetItemResponse(item=self._item(await self._reservations.item(request.sku)))
+
+    async def put_item(self, request: wire.PutItemRequest) -> wire.PutItemResponse:
+        with _refusals():
+            item = await self._reservations.put_item(request.sku, request.name, request.unit_price, request.on_hand)
+        return wire.PutItemResponse(item=self._item(item))
+
+    async def restock_item(self, request: wire.RestockItemRequest) -> wire.RestockItemResponse:
+        with _refusals():
+            item = await self._reservations.restock_item(request.sku, request.quantity)
+        return wire.RestockItemResponse(item=self._item(item))
+
+    def _item(self, item: domain.Item) -> wire.Item:
+        return wire.Item(
+            sku=item.sku,
+            name=item.name,
+            unit_price=item.unit_price,
+            currency=self._currency,
+            on_hand=item.on_hand,
+            held=item.held,
+            available=item.available,
+            sold=item.sold,
+        )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except domain.DomainError as error:
+        code, reason = STATUSES[type(error)]
+        assert reason.name is not None  # only values that the contract does not name have none
+        raise Refused(code, DOMAIN, reason.name, str(error), error.metadata) from error
+
+
+def _lines(lines: Sequence[wire.Line]) -> list[domain.Line]:
+    return [domain.Line(line.sku, line.quantity) for line in lines]
+
+
+def _quoted_line(line: domain.QuotedLine) -> wire.QuotedLine:
+    return wire.QuotedLine(sku=line.sku, name=line.name, quantity=line.quantity, unit_price=line.unit_price)

@@ -1,0 +1,31 @@
+"""The service's settings."""
+
+import re
+from dataclasses import dataclass
+
+from souk_reservations.environment import require
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Read once, from SOUK_RESERVATIONS_<NAME> or SOUK_<NAME>."""
+
+    address: str = "127.0.0.1:50052"
+    """Where to listen, `host:port`."""
+    database_url: str = "sqlite:///reservations.db"
+    currency: str = "EUR"
+    """ISO 4217 code of all prices."""
+    hold_ttl_s: float = 60.0
+    """How long a hold lives."""
+    janitor_period_s: float = 1.0
+    """How often holds are looked through for those whose time has passed."""
+    log_level: str = "INFO"
+
+    def __post_init__(self) -> None:
+        currency = re.fullmatch(r"[A-Z]{3}", self.currency)
+        require(currency is not None, "currency", self.currency, "an ISO 4217 code, such as EUR")
+        require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "above 0 and at most a day, in seconds")
+        period = self.janitor_period_s
+        require(0 < period <= 3600, "janitor_period_s", period, "above 0 and at most an hour, in seconds")
+        levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+        require(self.log_level in levels, "log_level", self.log_level, "DEBUG, INFO, WARNING or ERROR")
