@@ -55,6 +55,7 @@ def _serve(settings: Settings) -> None:
 
 
 def _migrate(settings: Settings) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every plugin as soon as it is imported
     from .migrate import migrate
 
     migrate(settings.database_url)

@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 
 def migrate(url: str) -> None:
     """Runs the migrations that the database has not seen; several may try at once. Raises StorageUnavailable."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     database = Database(url)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
