@@ -1,6 +1,7 @@
 """Orders and their outbox in a database, by SQLAlchemy Core."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -115,15 +116,19 @@ def page_query(customer_id: str, status: Status | None, after: Position, limit: 
 def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
     """Loads what the commands are about, lets the domain decide, and writes what it changed."""
     order_ids: set[str] = set()
+    wanted: Counter[Participant] = Counter()
     for command in commands:
         match command:
             case Lease(participant, limit):
-                due = {"to": participant.value, "now_us": now_us, "limit": limit}
-                order_ids.update(connection.execute(_SELECT_DUE, due).scalars())
+                wanted[participant] += limit
             case Answered(message) | PutOff(message):
                 order_ids.add(message.order_id)
             case _:
                 order_ids.add(command.order_id)
+    for participant, limit in wanted.items():
+        # The other commands may each take one away.
+        due = {"to": participant.value, "now_us": now_us, "limit": limit + len(commands)}
+        order_ids.update(connection.execute(_SELECT_DUE, due).scalars())
     old_decisions = _load_decisions(connection, order_ids)
     old_outbox = _load_outbox(connection, order_ids)
 
