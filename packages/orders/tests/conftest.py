@@ -31,16 +31,6 @@ class StandingClock:
         self.now_us += int(seconds * 1_000_000)
 
 
-class Wakes:
-    """Counts how often it was called: what the use cases take for the relay."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self) -> None:
-        self.count += 1
-
-
 @pytest.fixture
 def clock() -> StandingClock:
     return StandingClock()
@@ -88,13 +78,9 @@ def storage(open_storage: Callable[[], SqlStorage]) -> SqlStorage:
 
 
 @pytest.fixture
-def wakes() -> Wakes:
-    return Wakes()
-
-
-@pytest.fixture
-def orders(storage: SqlStorage, wakes: Wakes) -> Orders:
-    return Orders(storage, wakes, hold_margin_s=10)
+def orders(storage: SqlStorage) -> Orders:
+    """With no relay to wake."""
+    return Orders(storage, lambda: None, hold_margin_s=10)
 
 
 @pytest_asyncio.fixture

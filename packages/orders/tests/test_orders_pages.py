@@ -40,8 +40,9 @@ def fill(storage: SqlStorage, orders: Sequence[Order]) -> None:
         for order in orders
         if order.order_id.endswith("0")
     ]
+    rows = [*map(tables.order_row, orders), *map(tables.order_row, refused)]
     with storage._database.write() as connection:
-        connection.execute(insert(tables.orders), [tables.order_row(each) for each in (*orders, *refused)])
+        connection.execute(insert(tables.orders), rows)
 
 
 async def all_pages(orders: Orders, customer_id: str, status: Status | None, size: int) -> list[Sequence[Order]]:

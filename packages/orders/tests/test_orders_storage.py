@@ -77,16 +77,15 @@ async def test_what_was_decided_is_there_after_a_restart(open_storage: Callable[
 
 async def test_each_command_of_a_list_has_an_outcome_of_its_own(storage: SqlStorage, terms: Terms) -> None:
     first = new_id()
-    outcomes = await storage.execute(
-        [
-            create(first, terms),
-            create(first, terms),
-            create(first, terms, fingerprint=b"x" * 32),
-            Complete(first),
-            Cancel(first),
-            Cancel(new_id()),
-        ]
-    )
+    commands: list[Command] = [
+        create(first, terms),
+        create(first, terms),
+        create(first, terms, fingerprint=b"x" * 32),
+        Complete(first),
+        Cancel(first),
+        Cancel(new_id()),
+    ]
+    outcomes = await storage.execute(commands)
     assert [type(outcome) for outcome in outcomes] == [Decided, Decided, KeyReused, WrongStatus, Order, UnknownOrder]
     assert [outcome.replayed for outcome in outcomes if isinstance(outcome, Decided)] == [False, True]
     assert (await storage.order(first)).status is Status.CANCELLED
@@ -117,7 +116,7 @@ async def test_create_and_refuse_of_one_id_race_to_one_decision(
     opened = [open_storage() for _ in range(storages)]
     for _ in range(5):
         order_id = new_id()
-        commands = [create(order_id, terms), Refuse(order_id, PRINT, "c-1", OUT_OF_STOCK)] * 4
+        commands: list[Command] = [create(order_id, terms), Refuse(order_id, PRINT, "c-1", OUT_OF_STOCK)] * 4
         outcomes = await asyncio.gather(
             *(opened[n // 2 % storages].execute([command]) for n, command in enumerate(commands))
         )
@@ -149,7 +148,12 @@ async def test_an_order_and_its_messages_are_written_together_or_not_at_all(
 
     with monkeypatch.context() as patched:
         patched.setattr(storage_module, step, fail_after_writing)
-        for command in (create(new_id(), terms), Refuse(new_id(), PRINT, "c-1", OUT_OF_STOCK), Cancel(accepted)):
+        commands: list[Command] = [
+            create(new_id(), terms),
+            Refuse(new_id(), PRINT, "c-1", OUT_OF_STOCK),
+            Cancel(accepted),
+        ]
+        for command in commands:
             with pytest.raises(ZeroDivisionError):
                 await storage.execute([command])
     assert await count(storage, tables.orders) == 1
