@@ -225,6 +225,15 @@ def test_a_late_answer_to_a_confirm_does_not_count(status: Status, no: Refusal |
     assert (book.decisions, book.outbox) == before
 
 
+@pytest.mark.parametrize("no", [None, OUT_OF_STOCK])
+def test_a_confirm_that_is_pending_without_reason_changes_no_status(no: Refusal | None, terms: Terms) -> None:
+    message = Message(ID, Participant.RESERVATIONS, Kind.CONFIRM, NOW_US, NOW_US)
+    completed = order_in(book_with(Status.COMPLETED, terms))
+    book = OrderBook({ID: completed}, [message], NOW_US)
+    assert book.answered(message, no) is None
+    assert book.decisions[ID] is completed
+
+
 def test_a_late_yes_does_not_stand_for_the_release_that_took_its_place(terms: Terms) -> None:
     book = book_with(Status.ACCEPTED, terms)
     late = pending(book, Participant.RESERVATIONS)

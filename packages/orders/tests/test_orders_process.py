@@ -81,7 +81,9 @@ async def served(servicer: Goods | Points) -> AsyncIterator[str]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "SOUK_ORDERS_DATABASE_URL": f"sqlite:///{tmp_path}/orders.db"}
+    """With a relay that only looks when it starts and when it is woken."""
+    database_url = f"sqlite:///{tmp_path}/orders.db"
+    return {**os.environ, "SOUK_ORDERS_DATABASE_URL": database_url, "SOUK_ORDERS_RELAY_PERIOD_S": "3600"}
 
 
 @pytest.fixture
@@ -189,9 +191,17 @@ async def test_a_no_of_a_participant_is_the_orders_reason(
             assert await until(stub, order_id, OrderStatus.CANCELLED) == reason
 
 
-async def test_an_answer_that_is_not_agreed_is_asked_for_again(server: tuple[int, str], goods: Goods) -> None:
+async def test_an_answer_that_is_not_agreed_is_asked_for_again(
+    environment: dict[str, str], goods: Goods, points: Points
+) -> None:
     goods.says = [Refused(grpc.StatusCode.INVALID_ARGUMENT, "reservations.souk", "INVALID_ARGUMENT", "what?")] * 2
-    async with connect(server[1], user_agent="test/1.0") as channel:
+    often = {**environment, "SOUK_ORDERS_RELAY_PERIOD_S": "0.05"}
+    async with (
+        served(goods) as goods_at,
+        served(points) as points_at,
+        process(often, goods_at, points_at) as (_, address),
+        connect(address, user_agent="test/1.0") as channel,
+    ):
         stub = OrdersStub(channel)
         await stub.create(create(FIRST))
         await until(stub, FIRST, OrderStatus.CONFIRMED)
