@@ -26,16 +26,18 @@ def containers(tmp_path: Path) -> Iterator[Containers]:
         souk.destroy()
 
 
-def established(container: str) -> int:
-    """Connections to a container's gRPC port, from outside its network namespace: it holds no tool to ask."""
-    pid = subprocess.run(
+def process_of(container: str) -> Path:
+    """The folder in /proc of a container's only process, seen from outside: inside there is no tool to ask."""
+    found = subprocess.run(
         ["docker", "inspect", "-f", "{{.State.Pid}}", container], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    port = f":{50051:04X}"
-    rows = [
-        line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()
-    ]
-    return sum(row[1].endswith(port) and row[3] == "01" for row in rows[1:] if len(row) > 3)
+    )
+    return Path("/proc") / found.stdout.strip()
+
+
+def work_done(process: Path) -> int:
+    """Processor time that a process has used, in ticks."""
+    user, system = (process / "stat").read_text().rpartition(") ")[2].split()[11:13]
+    return int(user) + int(system)
 
 
 def test_three_replicas_of_reservations_share_the_calls(containers: Containers) -> None:
@@ -51,12 +53,16 @@ def test_three_replicas_of_reservations_share_the_calls(containers: Containers) 
             running = [buyers.submit(buy) for _ in range(4)]
             try:
                 containers.compose("up", "--detach", "--no-recreate", "--scale", "reservations=3")
-                replicas = containers.compose("ps", "--quiet", "reservations").split()
+                replicas = [process_of(each) for each in containers.compose("ps", "--quiet", "reservations").split()]
                 assert len(replicas) == 3
-                # The gateway and the relay of orders each hold a connection to every replica.
-                wait_until(lambda: all(established(replica) >= 2 for replica in replicas), "all replicas in use", 60)
-                before = len(answers)
-                wait_until(lambda: len(answers) > before + 100, "a hundred more orders")
+
+                def all_share_the_work() -> bool:
+                    before, placed = [work_done(each) for each in replicas], len(answers)
+                    wait_until(lambda: len(answers) > placed + 100, "a hundred more orders")
+                    work = [work_done(each) - old for each, old in zip(replicas, before, strict=True)]
+                    return min(work) * 6 >= sum(work)  # an equal share is a third
+
+                wait_until(all_share_the_work, "three replicas that share the calls", 60)
             finally:
                 enough.set()
             for each in running:
