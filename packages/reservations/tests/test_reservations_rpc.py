@@ -111,6 +111,7 @@ async def test_a_lost_database_is_unavailable_and_says_so(stub: ReservationsStub
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
+        (ReserveRequest(lines=TWO_TEAS), "order_id"),
         (ReserveRequest(order_id="no uuid", lines=TWO_TEAS), "order_id"),
         (ReserveRequest(order_id=ORDER.upper(), lines=TWO_TEAS), "order_id"),
         (ReserveRequest(order_id=ORDER), "lines"),

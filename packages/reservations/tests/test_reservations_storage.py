@@ -202,12 +202,42 @@ async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -
     storage.close()
 
 
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "r.db").write_text("not a database, " * 100)
+    storage = SqlStorage(Database(f"sqlite:///{tmp_path}/r.db"))
+    with pytest.raises(StorageUnavailable):
+        await storage.execute([TEA])
+    storage.close()
+
+
+async def test_the_janitor_outlives_whatever_happens(
+    reservations: Reservations, advance: Callable[[float], None], hold_ttl_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await reservations.put_item("tea", "Tea", 450, 10)
+    order_id = new_id()
+    await reservations.reserve(order_id, [Line("tea", 1)])
+    advance(hold_ttl_s)
+    expire_due, failures = reservations.expire_due, [StorageUnavailable(), ZeroDivisionError()]
+
+    async def fail_twice(limit: int) -> int:
+        if failures:
+            raise failures.pop()
+        return await expire_due(limit)
+
+    monkeypatch.setattr(reservations, "expire_due", fail_twice)
+    janitor = asyncio.create_task(Janitor(reservations, period_s=0.01).run())
+    async with asyncio.timeout(20):
+        while (await reservations.reservation(order_id)).state is not State.EXPIRED:
+            assert not janitor.done()
+    janitor.cancel()
+
+
 def test_the_migrations_make_what_the_storage_reads_and_writes(database_url: str) -> None:
     database = Database(database_url)
     with database.read() as connection:
         difference = compare_metadata(MigrationContext.configure(connection), metadata)
     database.close()
-    # Two tables are the migrations' own.
+    # One table is the migrations' own.
     assert {change[1].name for change in difference} == {"schema_support"}
     assert [change[0] for change in difference] == ["remove_table"]
 
