@@ -16,7 +16,7 @@ from tests.deployments import free_port, is_serving, wait_until
 
 @contextmanager
 def up(port: int, data: Path) -> Iterator[tuple[str, int]]:
-    """Runs it until a person would press Ctrl-C; gives the curl line that it prints, and its process group."""
+    """Runs it until a person would press Ctrl-C; gives the curl line that it prints, and its session."""
     process = subprocess.Popen(
         ["./scripts/up"],
         cwd=ROOT,
@@ -26,7 +26,6 @@ def up(port: int, data: Path) -> Iterator[tuple[str, int]]:
         text=True,
         start_new_session=True,
     )
-    group = process.pid
     assert process.stdout is not None
     printed = ""
     for line in process.stdout:
@@ -36,24 +35,24 @@ def up(port: int, data: Path) -> Iterator[tuple[str, int]]:
     found = re.search(r"(curl .*\\\n.*-d '.*')", printed)
     assert found, printed
     try:
-        yield found[1], group
+        yield found[1], process.pid
     finally:
-        os.killpg(group, signal.SIGINT)  # as the terminal does, to all of them
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does
         process.stdout.read()
         process.stdout.close()
         assert process.wait(60) == 0
 
 
-def processes(group: int) -> list[str]:
-    found = subprocess.run(["pgrep", "-g", str(group), "-a"], capture_output=True, text=True, check=False)
+def processes(session: int) -> list[str]:
+    found = subprocess.run(["pgrep", "-s", str(session), "-a"], capture_output=True, text=True, check=False)
     return found.stdout.splitlines()
 
 
 def test_it_starts_takes_the_order_that_it_shows_and_leaves_no_process(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with up(port, tmp_path / "data") as (curl, group):
-        assert len(processes(group)) == 5
+    with up(port, tmp_path / "data") as (curl, session):
+        assert len(processes(session)) == 5
         before = httpx.get(f"{url}/v1/customers/c-1").json()["points"]
         order = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout
         body = httpx.Response(200, text=order).json()
@@ -61,7 +60,7 @@ def test_it_starts_takes_the_order_that_it_shows_and_leaves_no_process(tmp_path:
         wait_until(lambda: httpx.get(f"{url}/v1/items/tea").json()["sold"] == 2, "the tea to be sold")
         wait_until(lambda: httpx.get(f"{url}/v1/customers/c-1").json()["points"] == before + 8, "points to be earned")
         assert len(httpx.get(f"{url}/v1/items").json()["items"]) == 12
-    assert processes(group) == []
+    assert processes(session) == []
     assert not is_serving(url)
     with up(port, tmp_path / "data"):
         assert httpx.get(f"{url}/v1/orders/{body['id']}").json()["total"] == 810
