@@ -70,7 +70,7 @@ class AccessLog:
                 logging.DEBUG if scope["path"].startswith("/health/") else logging.INFO,
                 "%s %s %d %.0f ms %s %s",
                 scope["method"],
-                path_of(Request(scope)),
+                path_of(scope),
                 status,
                 (time.perf_counter() - started_at) * 1000,
                 exchange.about or "-",
@@ -170,7 +170,7 @@ def _problem(
     return problem(
         kind,
         detail,
-        instance=path_of(request),
+        instance=path_of(request.scope),
         metadata=metadata,
         in_path=bool(request.scope.get("path_params")),
         headers=headers,
@@ -196,14 +196,14 @@ def listen(settings: Settings) -> socket.socket:
 
 async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[[], Awaitable[object]]) -> None:
     """Serves on the listener, which it closes in the end, until `shutdown` returns."""
+    host, port = listener.getsockname()[:2]
     config = Config()
-    config.bind = [f"fd://{listener.fileno()}"]
+    config.bind = [f"fd://{listener.detach()}"]
     config.graceful_timeout = _GRACE_S
     config.include_server_header = False
     config.keep_alive_timeout = 75
     config.keep_alive_max_requests = 100_000
     config.errorlog = logging.getLogger("hypercorn.error")
-    host, port = listener.getsockname()[:2]
     targets = {
         "orders": settings.orders_target,
         "reservations": settings.reservations_target,
@@ -224,6 +224,5 @@ async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[
             settings,
         )
         log.info("gateway %s listens on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
-        with listener:
-            await serve_http(cast("Framework", app), config, shutdown_trigger=shutdown, mode="asgi")
+        await serve_http(cast("Framework", app), config, shutdown_trigger=shutdown, mode="asgi")
     log.info("gateway %s has stopped", __version__)

@@ -48,7 +48,7 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         seen: set[str] = set()
         for line in self.lines:
             if line.sku in seen:
-                raise ValueError(f"SKU {line.sku!r} stands in more than one line; add the quantities up in one")
+                raise ValueError(f"lines: SKU {line.sku!r} stands in two of them; add the quantities up in one")
             seen.add(line.sku)
 
 

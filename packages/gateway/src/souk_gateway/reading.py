@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from souk_gateway.errors import Rejected, invalid
 from souk_gateway.models import ID, ID_PATTERN, ID_WANTED, NAME_PATTERN, NAME_WANTED
@@ -32,9 +33,9 @@ _WANTED = {
 }
 
 
-def path_of(request: Request) -> str:
+def path_of(scope: Scope) -> str:
     """The path as it was sent, percent-encoded: safe to log, and a URI reference."""
-    raw_path: bytes = request.scope["raw_path"]
+    raw_path: bytes = scope["raw_path"]
     return raw_path.decode("ascii", "backslashreplace")
 
 
@@ -81,7 +82,7 @@ def _explained(message: str) -> Rejected:
         message, place = match.groups()
     for pattern, wanted in _WANTED.items():
         message = message.replace(pattern, wanted)
-    return invalid(place, message[:1].lower() + message[1:])
+    return invalid(place, message[0].lower() + message[1:])
 
 
 def idempotency_key(request: Request) -> str | None:

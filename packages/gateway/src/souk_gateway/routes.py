@@ -104,7 +104,7 @@ class Resources:
         outcome = decision.outcome
         if isinstance(outcome, Refusal):
             kind = kind_of(outcome.reason)
-            answer = problem(kind, outcome.detail, instance=reading.path_of(request), metadata=outcome.metadata)
+            answer = problem(kind, outcome.detail, instance=reading.path_of(request.scope), metadata=outcome.metadata)
             exchange.about = kind.type
         else:
             answer = json_answer(order_answer(outcome), 201)
