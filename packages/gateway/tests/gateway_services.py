@@ -34,17 +34,19 @@ NEW_YEAR_US = 1_767_225_600_000_006
 
 
 class Faults:
-    """What a test wants of a service: `fail` makes its calls fail, `hang` lets them wait for ever."""
+    """What a test wants of a service: `fail` makes a call fail, `gates` let it wait until the test opens them."""
 
     def __init__(self) -> None:
         self.fail: dict[str, Exception] = {}
-        self.hang: set[str] = set()
+        self.gates: dict[str, asyncio.Event] = {}
         self.calls: list[str] = []
+        self.called = asyncio.Event()
 
     async def meet(self, call: str) -> None:
         self.calls.append(call)
-        if call in self.hang:
-            await asyncio.Event().wait()
+        self.called.set()
+        if call in self.gates:
+            await self.gates[call].wait()
         if call in self.fail:
             raise self.fail[call]
 

@@ -1,6 +1,7 @@
 """Puts the gateway together, and runs it: the only place that knows everything."""
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -188,8 +189,10 @@ def listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
     except OSError as error:
+        # The error's own text repeats the address; a name that is not known has no number that `os` knows.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise CannotListen(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+            f"cannot listen on {settings.host}:{settings.port} ({reason}); "
             "SOUK_GATEWAY_ADDRESS chooses another address."
         ) from error
 
@@ -202,6 +205,7 @@ async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[
     config.graceful_timeout = _GRACE_S
     config.include_server_header = False
     config.keep_alive_timeout = 75
+    config.read_timeout = 90  # longer than any request may take: only a peer that went silent meets it
     config.keep_alive_max_requests = 100_000
     config.errorlog = logging.getLogger("hypercorn.error")
     targets = {

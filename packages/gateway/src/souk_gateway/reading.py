@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 MAX_BODY_BYTES = 64 * 1024
 # A client that is still sending would not read the answer; but there is an end to patience.
-_MAX_DRAINED_BYTES = 1024 * 1024
+_MAX_DRAINED_BYTES = 16 * 1024 * 1024
 MAX_PAGE_SIZE = 500
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
