@@ -34,8 +34,9 @@ def assert_problem(answer: httpx.Response, status: int, reason: str) -> dict[str
 async def ready(client: httpx.AsyncClient, service: str, state: str) -> None:
     """Returns once the gateway sees a service in a state."""
     async with asyncio.timeout(20):
-        while (await client.get("/health/ready")).json()["services"][service] != state:
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 (another's channel: there is no event to wait for)
+        # Asked again and again: a client gets no event when a channel's state changes.
+        while (await client.get("/health/ready")).json()["services"][service] != state:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def test_an_order_is_placed_and_can_be_read(client: httpx.AsyncClient) -> None:
