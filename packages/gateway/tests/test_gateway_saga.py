@@ -214,6 +214,16 @@ async def test_without_a_key_a_failed_step_ends_in_refuse(call: str, error: Reje
     assert services.requests["refuse"].order_id == services.requests["reserve"].order_id
 
 
+@pytest.mark.parametrize("key", ["K", None])
+async def test_a_create_that_orders_does_not_accept_is_told_as_it_is(key: str | None) -> None:
+    no = Rejected("INVALID_ARGUMENT", "currency: is missing")
+    services = Services({"create": no})
+    with pytest.raises(Rejected) as raised:
+        await services.saga().place(TEA, key, services.exchange())
+    assert raised.value is no
+    assert services.calls[2:] == (["create"] if key else ["create", "refuse"])
+
+
 async def test_without_a_key_an_order_whose_answer_was_lost_is_still_answered() -> None:
     services = Services({"create": GONE})
     services.records_before_failing = True

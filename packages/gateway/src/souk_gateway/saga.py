@@ -97,7 +97,7 @@ class Saga:
 
         Raises `Rejected` where the key is in flight (BUSY), was used for another request (KEY_REUSED), or the holds
         were about to end (HOLD_EXPIRING); `Unavailable` where the outcome is not known. With a key, the same request
-        then joins what it left behind; without one, orders is told that nothing will come of it.
+        then joins what this one left behind; without one, orders is told that nothing will come of it.
         """
         order_id, fingerprint = order_id_of(CALLER, key), fingerprint_of(wanted)
         needs_loyalty = self._loyalty_required or wanted.redeem_points > 0
@@ -115,7 +115,7 @@ class Saga:
                 return await self._refuse(order_id, fingerprint, wanted, refusal, exchange)
             return await self._create(order_id, fingerprint, wanted, reserved, held, exchange)
         except (Rejected, Unavailable) as error:
-            if key is not None or (isinstance(error, Rejected) and not error.is_passing):
+            if key is not None:
                 raise
             return await self._abandon(order_id, fingerprint, wanted, error, exchange)
 
