@@ -79,7 +79,11 @@ class GrpcServer:
 
     async def start(self) -> int:
         """Listens; returns the port. Raises `RuntimeError` where the address cannot be had."""
-        port = self._server.add_insecure_port(self._settings.address)
+        try:
+            port = self._server.add_insecure_port(self._settings.address)
+        except RuntimeError as error:
+            await self._server.stop(None)
+            raise RuntimeError(f"cannot listen on {self._settings.address}; is another process there?") from error
         await self._follow_readiness()
         await self._server.start()
         self._watch = asyncio.create_task(self._follow_readiness_for_ever())

@@ -33,4 +33,6 @@ class Janitor:
                     log.info("%d holds expired", count)
             except StorageUnavailable:
                 log.warning("cannot end expired holds: the database does not answer")
+            except Exception:  # holds must go on expiring, whatever it was
+                log.exception("cannot end expired holds")
             await asyncio.sleep(self._period_s)

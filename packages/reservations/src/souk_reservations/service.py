@@ -168,7 +168,7 @@ def _order_id(text: str) -> str:
     try:
         canonical = str(uuid.UUID(text))
     except ValueError:
-        canonical = ""
+        canonical = None
     if text != canonical:
         raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, and is '{text[:64]}'")
     return text

@@ -1,0 +1,63 @@
+"""`python -m souk_gateway serve` runs the gateway; `health` tells by its exit code whether one answers."""
+
+import http.client
+import os
+import sys
+
+from souk_gateway.settings import BadSetting, Settings
+
+USAGE = """usage: python -m souk_gateway COMMAND
+
+  serve   serve REST until SIGTERM
+  health  exit with 0 if the gateway at SOUK_GATEWAY_ADDRESS answers, else with 1
+
+Settings come from the environment; the README lists them."""
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (no socket is bound here)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 all is well, 1 it failed, 2 the command or a setting is wrong."""
+    commands = {"serve": serve, "health": health}
+    if len(arguments) != 1 or arguments[0] not in commands:
+        print(USAGE, file=sys.stderr)
+        return 2
+    try:
+        settings = Settings.from_environment(os.environ)
+    except BadSetting as error:
+        print(error, file=sys.stderr)
+        return 2
+    return commands[arguments[0]](settings)
+
+
+def serve(settings: Settings) -> int:
+    # Not above: a health check every few seconds should not load all of it.
+    import uvloop
+
+    from souk_gateway.app import CannotListen, run
+    from souk_gateway.logs import configure
+
+    configure(settings.log_level)
+    try:
+        uvloop.run(run(settings))
+    except CannotListen as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def health(settings: Settings) -> int:
+    connection = http.client.HTTPConnection(_WILDCARDS.get(settings.host, settings.host), settings.port, timeout=3)
+    try:
+        connection.request("GET", "/health/live")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        print(f"the gateway does not answer: {error}", file=sys.stderr)
+        return 1
+    finally:
+        connection.close()
+    return 0 if status == 200 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,177 @@
+"""The services as this gateway sees them: the ports over the generated stubs.
+
+Here, and only here, gRPC errors become the gateway's own: `Rejected` for a refusal, `Unavailable` for everything
+else. Each call takes at most what its exchange has left, and notes who answered.
+"""
+
+from __future__ import annotations  # the types of grpc are generic for type checkers only
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from souk_contracts.channel import served_by
+from souk_contracts.errors import refusal_of
+from souk_contracts.loyalty import v1 as loyalty
+from souk_contracts.orders import v1 as orders
+from souk_contracts.reservations import v1 as reservations
+from souk_gateway.errors import Rejected, Unavailable
+from souk_gateway.exchange import Exchange
+
+log = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+_HEALTH_TIMEOUT_S = 1.0
+
+# A no to the request itself. With any other status the call may have had an effect, or may have one next time.
+_REJECTIONS = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.OUT_OF_RANGE,
+    }
+)
+
+
+class OrdersClient:
+    """Every call raises `Rejected` or `Unavailable`."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = orders.OrdersStub(channel)
+
+    async def create(self, request: orders.CreateRequest, exchange: Exchange) -> orders.CreateResponse:
+        return await _ask("orders", self._stub.create, request, exchange)
+
+    async def refuse(self, request: orders.RefuseRequest, exchange: Exchange) -> orders.RefuseResponse:
+        return await _ask("orders", self._stub.refuse, request, exchange)
+
+    async def get(self, order_id: str, exchange: Exchange) -> orders.Order:
+        answer = await _ask("orders", self._stub.get, orders.GetRequest(order_id=order_id), exchange)
+        return _present(answer.order)
+
+    async def list(self, request: orders.ListRequest, exchange: Exchange) -> orders.ListResponse:
+        return await _ask("orders", self._stub.list, request, exchange)
+
+    async def cancel(self, order_id: str, exchange: Exchange) -> orders.Order:
+        answer = await _ask("orders", self._stub.cancel, orders.CancelRequest(order_id=order_id), exchange)
+        return _present(answer.order)
+
+    async def complete(self, order_id: str, exchange: Exchange) -> orders.Order:
+        answer = await _ask("orders", self._stub.complete, orders.CompleteRequest(order_id=order_id), exchange)
+        return _present(answer.order)
+
+
+class ReservationsClient:
+    """Every call raises `Rejected` or `Unavailable`."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = reservations.ReservationsStub(channel)
+
+    async def reserve(self, request: reservations.ReserveRequest, exchange: Exchange) -> reservations.ReserveResponse:
+        return await _ask("reservations", self._stub.reserve, request, exchange)
+
+    async def list_items(
+        self, request: reservations.ListItemsRequest, exchange: Exchange
+    ) -> reservations.ListItemsResponse:
+        return await _ask("reservations", self._stub.list_items, request, exchange)
+
+    async def get_item(self, sku: str, exchange: Exchange) -> reservations.Item:
+        request = reservations.GetItemRequest(sku=sku)
+        return _present((await _ask("reservations", self._stub.get_item, request, exchange)).item)
+
+    async def put_item(self, request: reservations.PutItemRequest, exchange: Exchange) -> reservations.Item:
+        return _present((await _ask("reservations", self._stub.put_item, request, exchange)).item)
+
+    async def restock_item(self, request: reservations.RestockItemRequest, exchange: Exchange) -> reservations.Item:
+        return _present((await _ask("reservations", self._stub.restock_item, request, exchange)).item)
+
+
+class LoyaltyClient:
+    """Every call raises `Rejected` or `Unavailable`."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._stub = loyalty.LoyaltyStub(channel)
+
+    def is_away(self) -> bool:
+        """Whether every connection to it has failed, or the service says that it is not serving."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
+    async def hold(
+        self, request: loyalty.HoldRequest, exchange: Exchange, *, share: float = 1.0
+    ) -> loyalty.HoldResponse:
+        """`share` is the part of the exchange's time that the call may take."""
+        return await _ask("loyalty", self._stub.hold, request, exchange, share)
+
+    async def get_account(self, customer_id: str, exchange: Exchange) -> loyalty.Account:
+        request = loyalty.GetAccountRequest(customer_id=customer_id)
+        return _present((await _ask("loyalty", self._stub.get_account, request, exchange)).account)
+
+    async def put_account(self, request: loyalty.PutAccountRequest, exchange: Exchange) -> loyalty.Account:
+        return _present((await _ask("loyalty", self._stub.put_account, request, exchange)).account)
+
+    async def list_accounts(
+        self, request: loyalty.ListAccountsRequest, exchange: Exchange
+    ) -> loyalty.ListAccountsResponse:
+        return await _ask("loyalty", self._stub.list_accounts, request, exchange)
+
+
+class HealthClient:
+    """Asks a service how it is."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = health_pb2_grpc.HealthStub(channel)
+
+    async def check(self) -> tuple[bool, str]:
+        """Whether the service is SERVING, and who answered (`orders/1.0.0`; empty where nobody did), within 1 s."""
+        call = self._stub.Check(HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S)
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError:
+            return False, ""
+        return answer.status == HealthCheckResponse.SERVING, await served_by(call)
+
+
+async def _ask(
+    service: str,
+    method: Callable[..., grpc.aio.UnaryUnaryCall[Request, Response]],
+    request: Request,
+    exchange: Exchange,
+    share: float = 1.0,
+) -> Response:
+    call = method(request, timeout_s=exchange.remaining_s() * share)
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise _translated(service, error) from error
+    finally:
+        if call.done():  # not where the request itself was cancelled
+            exchange.note(await served_by(call))
+
+
+def _translated(service: str, error: grpc.aio.AioRpcError) -> Rejected | Unavailable:
+    code, refusal = error.code(), refusal_of(error)
+    if refusal is not None and code in _REJECTIONS:
+        return Rejected(refusal.reason, refusal.detail, refusal.metadata, category=code.name)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unavailable(f"{service} did not answer in time; try again in a moment")
+    if refusal is not None:
+        return Unavailable(refusal.detail, reason=refusal.reason)
+    if code is not grpc.StatusCode.UNAVAILABLE:  # somebody's mistake, not bad luck
+        log.error("%s answered %s: %s", service, code.name, error.details())
+    return Unavailable(f"{service} does not answer; try again in a moment")
+
+
+def _present(message: Response | None) -> Response:
+    if message is None:
+        raise Unavailable("a service gave an answer that this gateway does not know")
+    return message

@@ -1,0 +1,37 @@
+"""One REST request, as far as the calls behind it care."""
+
+import time
+from collections.abc import Callable
+
+from souk_gateway import __version__
+
+_SELF = f"gateway/{__version__}"
+
+
+class Exchange:
+    """How long a request still has, who served it, and what its line in the access log is about."""
+
+    __slots__ = ("_clock", "_ends_at", "_served_by", "about")
+
+    def __init__(self, deadline_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ends_at = clock() + deadline_s
+        self._served_by = [_SELF]
+        self.about = ""
+
+    def remaining_s(self) -> float:
+        """What is left until the request's deadline; never negative."""
+        return max(0.0, self._ends_at - self._clock())
+
+    def extend_to(self, seconds: float) -> None:
+        """Leaves at least so long from now, for what must still be tried when the deadline has passed."""
+        self._ends_at = max(self._ends_at, self._clock() + seconds)
+
+    def note(self, service: str) -> None:
+        """Takes down who answered, as `orders/1.0.0`; empty where the peer did not say."""
+        if service and service not in self._served_by:
+            self._served_by.append(service)
+
+    def served_by(self) -> str:
+        """Everyone, this gateway first."""
+        return " ".join(self._served_by)

@@ -1,0 +1,194 @@
+"""What REST requests and answers are made of, and how answers come from the services' messages.
+
+The limits are those of the contracts: `gateway.v1.yaml` for REST, and the .proto files behind it.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from souk_contracts.loyalty.v1 import Account, Tier
+from souk_contracts.orders.v1 import Order, OrderStatus
+from souk_contracts.reservations.v1 import Item
+
+# msgspec searches; the ends of the text are part of the pattern. `\Z`, since `$` would let a line feed pass.
+ID_PATTERN = r"\A[A-Za-z0-9._-]{1,64}\Z"
+ID = re.compile(ID_PATTERN)
+ID_WANTED = "1 to 64 letters, digits, dots, underscores or hyphens"
+NAME_PATTERN = r"\A[^\x00-\x1f\x7f]{1,200}\Z"
+NAME = re.compile(NAME_PATTERN)
+NAME_WANTED = "1 to 200 characters, none of them a control character"
+
+MAX_LINES = 100
+MAX_QUANTITY = 1_000_000
+MAX_PIECES = 1_000_000_000
+MAX_UNIT_PRICE = 1_000_000_000
+MAX_POINTS = 1_000_000_000_000
+
+Identifier = Annotated[str, Meta(pattern=ID_PATTERN)]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Points = Annotated[int, Meta(ge=0, le=MAX_POINTS)]
+
+
+class OrderLineRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    sku: Identifier
+    quantity: Annotated[int, Meta(ge=1, le=MAX_QUANTITY)]
+
+
+# `omit_defaults` keeps fingerprints what they are when a later version adds a field that has a default.
+class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    customer_id: Identifier
+    lines: Annotated[tuple[OrderLineRequest, ...], Meta(min_length=1, max_length=MAX_LINES)]
+    redeem_points: Points = 0
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for line in self.lines:
+            if line.sku in seen:
+                raise ValueError(f"lines: SKU {line.sku!r} stands in two of them; add the quantities up in one")
+            seen.add(line.sku)
+
+
+class ItemRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name
+    unit_price: Annotated[int, Meta(ge=0, le=MAX_UNIT_PRICE)]
+    on_hand: Annotated[int, Meta(ge=0, le=MAX_PIECES)]
+
+
+class RestockRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    quantity: Annotated[int, Meta(ge=1, le=MAX_QUANTITY)]
+
+
+class CustomerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name
+    tier: Literal["standard", "silver", "gold"]
+    points: Points
+
+
+class OrderLineAnswer(msgspec.Struct):
+    sku: str
+    name: str
+    quantity: int
+    unit_price: int
+    line_total: int
+
+
+class OrderAnswer(msgspec.Struct):
+    id: str
+    status: str
+    status_reason: str | None
+    customer_id: str
+    currency: str
+    lines: list[OrderLineAnswer]
+    subtotal: int
+    discount: int
+    discount_percent: int
+    points_redeemed: int
+    points_earned: int
+    total: int
+    without_loyalty: bool
+    created_at: str
+
+
+class OrderPage(msgspec.Struct):
+    orders: list[OrderAnswer]
+    next_page_token: str | None
+
+
+class ItemAnswer(msgspec.Struct):
+    sku: str
+    name: str
+    unit_price: int
+    currency: str
+    on_hand: int
+    held: int
+    available: int
+    sold: int
+
+
+class ItemPage(msgspec.Struct):
+    items: list[ItemAnswer]
+    next_page_token: str | None
+
+
+class CustomerAnswer(msgspec.Struct):
+    id: str
+    name: str
+    tier: str
+    discount_percent: int
+    points: int
+    points_held: int
+
+
+class CustomerPage(msgspec.Struct):
+    customers: list[CustomerAnswer]
+    next_page_token: str | None
+
+
+STATUSES = {
+    "ACCEPTED": OrderStatus.ACCEPTED,
+    "CONFIRMED": OrderStatus.CONFIRMED,
+    "COMPLETED": OrderStatus.COMPLETED,
+    "CANCELLED": OrderStatus.CANCELLED,
+}
+TIERS = {"standard": Tier.STANDARD, "silver": Tier.SILVER, "gold": Tier.GOLD}
+# What is in neither was added by a service that is newer than this gateway.
+_STATUS_NAMES = {status: name for name, status in STATUSES.items()}
+_TIER_NAMES = {tier: name for name, tier in TIERS.items()}
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(time_us: int) -> str:
+    """Microseconds since the Unix epoch, as `2026-01-02T03:04:05.000000Z`."""
+    text = (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def order_answer(order: Order) -> OrderAnswer:
+    return OrderAnswer(
+        id=order.id,
+        status=_STATUS_NAMES.get(order.status, "UNKNOWN"),
+        status_reason=order.status_reason or None,
+        customer_id=order.customer_id,
+        currency=order.currency,
+        lines=[
+            OrderLineAnswer(line.sku, line.name, line.quantity, line.unit_price, line.unit_price * line.quantity)
+            for line in order.lines
+        ],
+        subtotal=order.subtotal,
+        discount=order.discount,
+        discount_percent=order.discount_percent,
+        points_redeemed=order.points_redeemed,
+        points_earned=order.points_earned,
+        total=order.total,
+        without_loyalty=order.without_loyalty,
+        created_at=rfc3339(order.created_at_us),
+    )
+
+
+def item_answer(item: Item) -> ItemAnswer:
+    return ItemAnswer(
+        sku=item.sku,
+        name=item.name,
+        unit_price=item.unit_price,
+        currency=item.currency,
+        on_hand=item.on_hand,
+        held=item.held,
+        available=item.available,
+        sold=item.sold,
+    )
+
+
+def customer_answer(account: Account) -> CustomerAnswer:
+    return CustomerAnswer(
+        id=account.customer_id,
+        name=account.name,
+        tier=_TIER_NAMES.get(account.tier, "unknown"),
+        discount_percent=account.discount_percent,
+        points=account.points,
+        points_held=account.points_held,
+    )

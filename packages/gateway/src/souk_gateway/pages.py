@@ -1,0 +1,87 @@
+"""What the gateway answers by itself: how it is, which versions run, the contract, and pages to read."""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from souk_gateway import __version__
+from souk_gateway.clients import HealthClient
+from souk_gateway.errors import Rejected
+from souk_gateway.problems import BY_NAME
+from souk_gateway.routes import exchange_of, json_answer, route
+
+# The docs page carries its script and its style itself, and talks to nobody but this gateway.
+_DOCS_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Status:
+    """Health and versions, of the gateway and of the services that it calls."""
+
+    def __init__(self, services: Mapping[str, HealthClient]) -> None:
+        self._services = services
+
+    def routes(self) -> list[Route]:
+        return [
+            route("/health/live", get=self.live),
+            route("/health/ready", get=self.ready),
+            route("/v1/versions", get=self.versions),
+        ]
+
+    async def live(self, _: Request) -> Response:
+        return json_answer({"status": "LIVE"})
+
+    async def ready(self, request: Request) -> Response:
+        """Ready whenever it answers: one service's outage must not take the gateway away from the others."""
+        checked = await self._check_all(request)
+        services = {name: "SERVING" if serving else "NOT_SERVING" for name, (serving, _) in checked.items()}
+        return json_answer({"status": "READY", "services": services})
+
+    async def versions(self, request: Request) -> Response:
+        checked = await self._check_all(request)
+        versions = {name: peer.rpartition("/")[2] or None for name, (_, peer) in checked.items()}
+        return json_answer({"gateway": __version__, **versions})
+
+    async def _check_all(self, request: Request) -> dict[str, tuple[bool, str]]:
+        checks = await asyncio.gather(*(client.check() for client in self._services.values()))
+        for _, peer in checks:
+            exchange_of(request).note(peer)
+        return dict(zip(self._services, checks, strict=True))
+
+
+def static_routes() -> list[Route]:
+    """The contract, the page to read it, and a page for each type of problem."""
+    contract = (files("souk_contracts") / "openapi" / "gateway.v1.json").read_bytes()
+    docs = (files("souk_gateway") / "docs.html").read_bytes()
+    return [
+        _static("/openapi.json", contract, "application/json"),
+        _static("/docs", docs, "text/html; charset=utf-8", {"Content-Security-Policy": _DOCS_POLICY}),
+        route("/problems/{name}", get=_problem_page),
+    ]
+
+
+def _static(path: str, content: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> Route:
+    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    # Asked for each time, sent only when it has changed: a new release shows at once.
+    caching = {"ETag": tag, "Cache-Control": "no-cache", **(headers or {})}
+
+    async def get(request: Request) -> Response:
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(None, 304, caching)
+        return Response(content, 200, caching, media_type)
+
+    return route(path, get=get)
+
+
+async def _problem_page(request: Request) -> Response:
+    kind = BY_NAME.get(request.path_params["name"])
+    if kind is None:
+        raise Rejected("NOT_FOUND", f"no problem is called {request.path_params['name']!r}")
+    return json_answer({"type": kind.type, "title": kind.title, "status": kind.status, "advice": kind.advice})

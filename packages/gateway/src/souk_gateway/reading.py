@@ -1,0 +1,155 @@
+"""What a REST request says: its body, its query, its headers, taken exactly as the contract has them.
+
+Everything here raises `Rejected` with a sentence about what to mend.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
+
+from souk_gateway.errors import Rejected, invalid
+from souk_gateway.models import ID, ID_PATTERN, ID_WANTED, NAME_PATTERN, NAME_WANTED
+
+T = TypeVar("T")
+
+MAX_BODY_BYTES = 64 * 1024
+# A client that is still sending would not read the answer; but there is an end to patience.
+_MAX_DRAINED_BYTES = 16 * 1024 * 1024
+MAX_PAGE_SIZE = 500
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+_PAGE_TOKEN = re.compile(r"[!-~]{1,1024}")
+_DIGITS = re.compile(r"[0-9]{1,9}")
+_PLACE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)
+_WANTED = {
+    f"`str` matching regex {ID_PATTERN!r}": ID_WANTED,
+    f"`str` matching regex {NAME_PATTERN!r}": NAME_WANTED,
+}
+
+
+def path_of(scope: Scope) -> str:
+    """The path as it was sent, percent-encoded: safe to log, and a URI reference."""
+    raw_path: bytes = scope["raw_path"]
+    return raw_path.decode("ascii", "backslashreplace")
+
+
+async def body(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body, as the decoder's type."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Rejected(
+            "UNSUPPORTED_MEDIA_TYPE",
+            f"the body's Content-Type is {content_type!r}; send JSON, with Content-Type: application/json",
+        )
+    data = await _bytes(request)
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise invalid("", f"the body is not JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise invalid("", "the body is not UTF-8") from None
+
+
+async def _bytes(request: Request) -> bytes:
+    data = bytearray()
+    received = 0
+    try:
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                received += len(chunk)
+                if received <= MAX_BODY_BYTES:
+                    data += chunk
+                elif received > _MAX_DRAINED_BYTES:
+                    break
+    except ClientDisconnect:
+        raise invalid("", "the connection ended before the body did") from None
+    if received > MAX_BODY_BYTES:
+        raise Rejected("BODY_TOO_LARGE", f"the body has more than {MAX_BODY_BYTES} bytes; send less at a time")
+    return bytes(data)
+
+
+def _explained(message: str) -> Rejected:
+    place = ""
+    if match := _PLACE.fullmatch(message):
+        message, place = match.groups()
+    for pattern, wanted in _WANTED.items():
+        message = message.replace(pattern, wanted)
+    return invalid(place, message[0].lower() + message[1:])
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The Idempotency-Key header, or None without one."""
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1:
+        raise invalid("Idempotency-Key", f"was sent {len(keys)} times; send one")
+    if not _KEY.fullmatch(keys[0]):
+        raise invalid("Idempotency-Key", "should be 1 to 255 printable ASCII characters")
+    return keys[0]
+
+
+def order_id(request: Request) -> str:
+    """The order that the path names."""
+    text: str = request.path_params["id"]
+    if not _UUID.fullmatch(text):
+        raise invalid("id", f"{text!r} is no order id; those are UUIDs, as POST /v1/orders gives them")
+    return text.lower()
+
+
+def identifier(request: Request, name: str) -> str:
+    """An item's SKU or a customer's id in the path."""
+    text: str = request.path_params[name]
+    if not ID.fullmatch(text):
+        raise invalid(name, f"{text!r} should be {ID_WANTED}")
+    return text
+
+
+def query(request: Request, *known: str) -> Mapping[str, str]:
+    """The query's parameters, each of them known and sent once."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            raise invalid(name, f"is no parameter of this request; it takes {', '.join(known)}")
+        if name in found:
+            raise invalid(name, "was sent more than once; send it once")
+        found[name] = value
+    return found
+
+
+def page(parameters: Mapping[str, str]) -> tuple[int, str]:
+    """Page size, 0 for the service's own, and page token, empty for the first page."""
+    size, token = parameters.get("page_size"), parameters.get("page_token")
+    if size is not None and not (_DIGITS.fullmatch(size) and 1 <= int(size) <= MAX_PAGE_SIZE):
+        raise invalid("page_size", f"{size!r} should be a whole number from 1 to {MAX_PAGE_SIZE}")
+    if token is not None and not _PAGE_TOKEN.fullmatch(token):
+        raise invalid("page_token", "should be the next_page_token of the page before; leave it out for the first page")
+    return int(size or 0), token or ""
+
+
+def one_of(parameters: Mapping[str, str], name: str, values: Mapping[str, T], otherwise: T) -> T:
+    """A parameter that is one of a few words."""
+    text = parameters.get(name)
+    if text is None:
+        return otherwise
+    if text not in values:
+        raise invalid(name, f"{text!r} should be one of {', '.join(values)}")
+    return values[text]
+
+
+def matching(parameters: Mapping[str, str], name: str, pattern: re.Pattern[str], wanted: str) -> str:
+    """A parameter that follows a pattern; empty without one."""
+    text = parameters.get(name)
+    if text is None:
+        return ""
+    if not pattern.fullmatch(text):
+        raise invalid(name, f"{text!r} should be {wanted}")
+    return text

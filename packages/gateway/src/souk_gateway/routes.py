@@ -1,0 +1,219 @@
+"""The REST resources: requests to calls, answers to JSON."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from souk_contracts.loyalty.v1 import ListAccountsRequest, PutAccountRequest
+from souk_contracts.orders.v1 import ListRequest, Order, OrderStatus, Refusal
+from souk_contracts.reservations.v1 import ListItemsRequest, PutItemRequest, RestockItemRequest
+from souk_gateway import reading
+from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
+from souk_gateway.errors import Rejected, Unavailable, invalid
+from souk_gateway.exchange import Exchange
+from souk_gateway.models import (
+    ID,
+    ID_WANTED,
+    NAME,
+    NAME_WANTED,
+    STATUSES,
+    TIERS,
+    CustomerPage,
+    CustomerRequest,
+    ItemPage,
+    ItemRequest,
+    OrderLineRequest,
+    OrderPage,
+    OrderRequest,
+    RestockRequest,
+    customer_answer,
+    item_answer,
+    order_answer,
+)
+from souk_gateway.problems import kind_of, problem
+from souk_gateway.saga import Saga
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_encode = msgspec.json.Encoder().encode
+_order_decoder = msgspec.json.Decoder(OrderRequest)
+_item_decoder = msgspec.json.Decoder(ItemRequest)
+_restock_decoder = msgspec.json.Decoder(RestockRequest)
+_customer_decoder = msgspec.json.Decoder(CustomerRequest)
+
+_DEMO_ORDER = OrderRequest(customer_id="guest", lines=(OrderLineRequest(sku="demo", quantity=1),))
+_DEMO_POLL_S = 0.05
+
+
+def exchange_of(request: Request) -> Exchange:
+    """The exchange that the access log's middleware opened for this request."""
+    exchange: Exchange = request.scope["souk.exchange"]
+    return exchange
+
+
+def json_answer(content: object, status: int = 200) -> Response:
+    return Response(_encode(content), status, media_type="application/json")
+
+
+def route(path: str, **handlers: Handler) -> Route:
+    """One route for all methods of a path, so that a 405 names every one of them in Allow."""
+    methods = {method.upper(): handler for method, handler in handlers.items()}
+    if "GET" in methods:
+        methods["HEAD"] = methods["GET"]
+
+    async def endpoint(request: Request) -> Response:
+        return await methods[request.method](request)
+
+    return Route(path, endpoint, methods=list(methods))
+
+
+class Resources:
+    """Orders, items and customers, and the prototype's request."""
+
+    def __init__(
+        self, saga: Saga, orders: OrdersClient, reservations: ReservationsClient, loyalty: LoyaltyClient
+    ) -> None:
+        self._saga = saga
+        self._orders = orders
+        self._reservations = reservations
+        self._loyalty = loyalty
+
+    def routes(self) -> list[Route]:
+        return [
+            route("/v1/orders", post=self.place_order, get=self.list_orders),
+            route("/v1/orders/{id}", get=self.get_order),
+            route("/v1/orders/{id}/cancel", post=self.cancel_order),
+            route("/v1/orders/{id}/complete", post=self.complete_order),
+            route("/v1/items", get=self.list_items),
+            route("/v1/items/{sku}", get=self.get_item, put=self.put_item),
+            route("/v1/items/{sku}/restock", post=self.restock_item),
+            route("/v1/customers", get=self.list_customers),
+            route("/v1/customers/{id}", get=self.get_customer, put=self.put_customer),
+            route("/order", post=self.place_demo_order),
+        ]
+
+    async def place_order(self, request: Request) -> Response:
+        key = reading.idempotency_key(request)
+        wanted = await reading.body(request, _order_decoder)
+        exchange = exchange_of(request)
+        decision = await self._saga.place(wanted, key, exchange)
+        outcome = decision.outcome
+        if isinstance(outcome, Refusal):
+            kind = kind_of(outcome.reason)
+            answer = problem(kind, outcome.detail, instance=reading.path_of(request.scope), metadata=outcome.metadata)
+            exchange.about = kind.type
+        else:
+            answer = json_answer(order_answer(outcome), 201)
+            answer.headers["Location"] = f"/v1/orders/{outcome.id}"
+            exchange.about = outcome.id
+        if decision.replayed and key is not None:
+            answer.headers["Idempotency-Replayed"] = "true"
+        return answer
+
+    async def list_orders(self, request: Request) -> Response:
+        parameters = reading.query(request, "customer_id", "status", "page_size", "page_token")
+        size, token = reading.page(parameters)
+        wanted = ListRequest(
+            customer_id=reading.matching(parameters, "customer_id", ID, ID_WANTED),
+            status=reading.one_of(parameters, "status", STATUSES, OrderStatus.UNSPECIFIED),
+            page_size=size,
+            page_token=token,
+        )
+        page = await self._orders.list(wanted, exchange_of(request))
+        return json_answer(OrderPage([order_answer(order) for order in page.orders], page.next_page_token or None))
+
+    async def get_order(self, request: Request) -> Response:
+        return _order(await self._orders.get(reading.order_id(request), exchange_of(request)))
+
+    async def cancel_order(self, request: Request) -> Response:
+        return _order(await self._orders.cancel(reading.order_id(request), exchange_of(request)))
+
+    async def complete_order(self, request: Request) -> Response:
+        return _order(await self._orders.complete(reading.order_id(request), exchange_of(request)))
+
+    async def list_items(self, request: Request) -> Response:
+        size, token = reading.page(reading.query(request, "page_size", "page_token"))
+        page = await self._reservations.list_items(
+            ListItemsRequest(page_size=size, page_token=token), exchange_of(request)
+        )
+        return json_answer(ItemPage([item_answer(item) for item in page.items], page.next_page_token or None))
+
+    async def get_item(self, request: Request) -> Response:
+        sku = reading.identifier(request, "sku")
+        return json_answer(item_answer(await self._reservations.get_item(sku, exchange_of(request))))
+
+    async def put_item(self, request: Request) -> Response:
+        sku = reading.identifier(request, "sku")
+        wanted = await reading.body(request, _item_decoder)
+        item = await self._reservations.put_item(
+            PutItemRequest(sku=sku, name=wanted.name, unit_price=wanted.unit_price, on_hand=wanted.on_hand),
+            exchange_of(request),
+        )
+        return json_answer(item_answer(item))
+
+    async def restock_item(self, request: Request) -> Response:
+        sku = reading.identifier(request, "sku")
+        wanted = await reading.body(request, _restock_decoder)
+        item = await self._reservations.restock_item(
+            RestockItemRequest(sku=sku, quantity=wanted.quantity), exchange_of(request)
+        )
+        return json_answer(item_answer(item))
+
+    async def list_customers(self, request: Request) -> Response:
+        size, token = reading.page(reading.query(request, "page_size", "page_token"))
+        page = await self._loyalty.list_accounts(
+            ListAccountsRequest(page_size=size, page_token=token), exchange_of(request)
+        )
+        customers = [customer_answer(account) for account in page.accounts]
+        return json_answer(CustomerPage(customers, page.next_page_token or None))
+
+    async def get_customer(self, request: Request) -> Response:
+        customer_id = reading.identifier(request, "id")
+        return json_answer(customer_answer(await self._loyalty.get_account(customer_id, exchange_of(request))))
+
+    async def put_customer(self, request: Request) -> Response:
+        customer_id = reading.identifier(request, "id")
+        wanted = await reading.body(request, _customer_decoder)
+        account = await self._loyalty.put_account(
+            PutAccountRequest(customer_id=customer_id, name=wanted.name, tier=TIERS[wanted.tier], points=wanted.points),
+            exchange_of(request),
+        )
+        return json_answer(customer_answer(account))
+
+    async def place_demo_order(self, request: Request) -> Response:
+        """The prototype's request, for its clients: the name was never kept."""
+        parameters = reading.query(request, "name", "completed")
+        if not reading.matching(parameters, "name", NAME, NAME_WANTED):
+            raise invalid("name", "is missing; add ?name=… to the path")
+        completed = reading.one_of(parameters, "completed", {"true": True, "false": False}, otherwise=False)
+        exchange = exchange_of(request)
+        outcome = (await self._saga.place(_DEMO_ORDER, None, exchange)).outcome
+        if isinstance(outcome, Refusal):
+            raise Rejected(outcome.reason, outcome.detail, outcome.metadata, category="FAILED_PRECONDITION")
+        exchange.about = outcome.id
+        if completed:
+            await self._complete_once_confirmed(outcome.id, exchange)
+        return json_answer(
+            {"notificationType": "ORDER_NOTIFICATION_TYPE_ENUM_OK", "order": {"uuid": outcome.id}},
+        )
+
+    async def _complete_once_confirmed(self, order_id: str, exchange: Exchange) -> None:
+        """Where the order is not confirmed in time, it stays as it is: it was placed, and that is the answer."""
+        try:
+            while exchange.remaining_s() > _DEMO_POLL_S:
+                order = await self._orders.get(order_id, exchange)
+                if order.status is OrderStatus.CONFIRMED:
+                    await self._orders.complete(order_id, exchange)
+                if order.status is not OrderStatus.ACCEPTED:
+                    return
+                await asyncio.sleep(_DEMO_POLL_S)
+        except (Rejected, Unavailable):
+            return
+
+
+def _order(order: Order) -> Response:
+    return json_answer(order_answer(order))

@@ -1,0 +1,102 @@
+"""What the environment says, read once when the process starts."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):(?P<port>[0-9]{1,5})")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,]+", re.ASCII)
+
+
+class BadSetting(Exception):
+    """A setting that cannot be used; the message is one sentence for whoever wrote it."""
+
+    def __init__(self, name: str, value: str, wanted: str) -> None:
+        super().__init__(f"{name} is {value!r}, but should be {wanted}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How this gateway runs. `from_environment` documents itself in the package's README."""
+
+    host: str = "127.0.0.1"
+    """Without brackets, also for IPv6."""
+    port: int = 8080
+    """0 takes a free one."""
+    orders_target: str = "localhost:50051"
+    reservations_target: str = "localhost:50052"
+    loyalty_target: str = "localhost:50053"
+    cors_origins: tuple[str, ...] = ()
+    loyalty_required: bool = True
+    """Whether orders wait for loyalty to come back, or go without a discount."""
+    deadline_s: float = 5.0
+    """How long a request may take, all its calls together."""
+    log_level: str = "info"
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str]) -> "Settings":
+        """Raises `BadSetting`. A variable that is empty counts as not set."""
+        default = Settings()
+
+        def read(name: str, parse: Callable[[str], T | None], wanted: str, otherwise: T) -> T:
+            text = environment.get(name, "").strip()
+            if not text:
+                return otherwise
+            value = parse(text)
+            if value is None:
+                raise BadSetting(name, text, wanted)
+            return value
+
+        target = "a host and a port, such as orders:50051, or a gRPC name, such as dns:///orders:50051"
+        host, port = read(
+            "SOUK_GATEWAY_ADDRESS", _address, "a host and a port, such as 0.0.0.0:8080", (default.host, default.port)
+        )
+        return Settings(
+            host=host,
+            port=port,
+            orders_target=read("SOUK_ORDERS_TARGET", _target, target, default.orders_target),
+            reservations_target=read("SOUK_RESERVATIONS_TARGET", _target, target, default.reservations_target),
+            loyalty_target=read("SOUK_LOYALTY_TARGET", _target, target, default.loyalty_target),
+            cors_origins=read(
+                "SOUK_CORS_ORIGINS", _origins, "origins such as https://shop.example, with commas between them", ()
+            ),
+            loyalty_required=read("SOUK_LOYALTY_REQUIRED", _boolean, "true or false", default.loyalty_required),
+            deadline_s=read("SOUK_DEADLINE_S", _seconds, "seconds, more than 0 and at most 60", default.deadline_s),
+            log_level=read("SOUK_LOG_LEVEL", _log_level, f"one of {', '.join(_LOG_LEVELS)}", default.log_level),
+        )
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        return None
+    return match["host"].strip("[]"), int(match["port"])
+
+
+def _target(text: str) -> str | None:
+    return text if "://" in text or text.startswith("unix:") or _ADDRESS.fullmatch(text) else None
+
+
+def _origins(text: str) -> tuple[str, ...] | None:
+    origins = tuple(origin for each in text.split(",") if (origin := each.strip()))
+    return origins if all(_ORIGIN.fullmatch(origin) for origin in origins) else None
+
+
+def _boolean(text: str) -> bool | None:
+    return {"true": True, "false": False}.get(text.lower())
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= 60 else None
+
+
+def _log_level(text: str) -> str | None:
+    return text.lower() if text.lower() in _LOG_LEVELS else None

@@ -1,0 +1,363 @@
+"""In-memory services behind real gRPC servers, and a real gateway in front of them.
+
+They keep the contracts as far as a gateway can tell, and no further: nothing expires, and orders are confirmed when a
+test says so.
+
+`python packages/gateway/tests/gateway_services.py 8080` serves them for trying things out by hand.
+"""
+
+# ruff: noqa: ARG002 (a servicer's interface: most calls have no use for their context)
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from grpc import StatusCode
+from grpc.aio import ServicerContext
+
+from souk_contracts.errors import Refused
+from souk_contracts.loyalty import v1 as loyalty
+from souk_contracts.orders import v1 as orders
+from souk_contracts.reservations import v1 as reservations
+from souk_contracts.server import GrpcServer, ServerSettings, Servicer, termination
+from souk_gateway.app import listen, serve
+from souk_gateway.settings import Settings
+
+Context = ServicerContext[Any, Any]
+
+FAR_AWAY_US = 4_102_444_800_000_000
+NEW_YEAR_US = 1_767_225_600_000_006
+
+
+class Faults:
+    """What a test wants of a service: `fail` makes a call fail, `gates` let it wait until the test opens them."""
+
+    def __init__(self) -> None:
+        self.fail: dict[str, Exception] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+        self.calls: list[str] = []
+        self.called = asyncio.Event()
+
+    async def meet(self, call: str) -> None:
+        self.calls.append(call)
+        self.called.set()
+        if call in self.gates:
+            await self.gates[call].wait()
+        if call in self.fail:
+            raise self.fail[call]
+
+
+class Orders(orders.OrdersServicer):
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self.decided: dict[str, tuple[bytes, orders.Order | orders.Refusal]] = {}
+        self.confirm_at_once = False
+
+    def order(self, order_id: str) -> orders.Order:
+        _, outcome = self.decided.get(order_id, (b"", None))
+        if not isinstance(outcome, orders.Order):
+            raise Refused(StatusCode.NOT_FOUND, "orders.souk", "UNKNOWN_ORDER", f"there is no order {order_id}")
+        return outcome
+
+    def _decide(
+        self, order_id: str, fingerprint: bytes, outcome: orders.Order | orders.Refusal
+    ) -> tuple[dict[str, Any], bool]:
+        replayed = order_id in self.decided
+        known, decision = self.decided.setdefault(order_id, (fingerprint, outcome))
+        if known != fingerprint:
+            raise Refused(StatusCode.ALREADY_EXISTS, "orders.souk", "KEY_REUSED", "the key belongs to another request")
+        return {"order" if isinstance(decision, orders.Order) else "refusal": decision}, replayed
+
+    async def create(self, request: orders.CreateRequest, context: Context) -> orders.CreateResponse:
+        await self.faults.meet("create")
+        subtotal = sum(line.unit_price * line.quantity for line in request.lines)
+        order = orders.Order(
+            id=request.order_id,
+            status=orders.OrderStatus.CONFIRMED if self.confirm_at_once else orders.OrderStatus.ACCEPTED,
+            customer_id=request.customer_id,
+            currency=request.currency,
+            lines=request.lines,
+            subtotal=subtotal,
+            discount_percent=request.discount_percent,
+            discount=request.discount,
+            points_redeemed=request.points_redeemed,
+            points_earned=request.points_earned,
+            total=subtotal - request.discount - request.points_redeemed,
+            without_loyalty=request.without_loyalty,
+            created_at_us=NEW_YEAR_US,
+        )
+        decision, replayed = self._decide(request.order_id, request.fingerprint, order)
+        return orders.CreateResponse(**decision, replayed=replayed)
+
+    async def refuse(self, request: orders.RefuseRequest, context: Context) -> orders.RefuseResponse:
+        await self.faults.meet("refuse")
+        assert request.refusal is not None
+        decision, replayed = self._decide(request.order_id, request.fingerprint, request.refusal)
+        return orders.RefuseResponse(**decision, replayed=replayed)
+
+    async def get(self, request: orders.GetRequest, context: Context) -> orders.GetResponse:
+        await self.faults.meet("get")
+        return orders.GetResponse(order=self.order(request.order_id))
+
+    async def list(self, request: orders.ListRequest, context: Context) -> orders.ListResponse:
+        await self.faults.meet("list")
+        found = [
+            outcome
+            for _, outcome in self.decided.values()
+            if isinstance(outcome, orders.Order)
+            and request.customer_id in ("", outcome.customer_id)
+            and request.status in (orders.OrderStatus.UNSPECIFIED, outcome.status)
+        ]
+        page, token = page_of(found, request.page_size, request.page_token, "orders.souk")
+        return orders.ListResponse(orders=page, next_page_token=token)
+
+    async def cancel(self, request: orders.CancelRequest, context: Context) -> orders.CancelResponse:
+        await self.faults.meet("cancel")
+        order = self.order(request.order_id)
+        self._allow(order, orders.OrderStatus.ACCEPTED, orders.OrderStatus.CONFIRMED, orders.OrderStatus.CANCELLED)
+        order.status, order.status_reason = orders.OrderStatus.CANCELLED, "CUSTOMER"
+        return orders.CancelResponse(order=order)
+
+    async def complete(self, request: orders.CompleteRequest, context: Context) -> orders.CompleteResponse:
+        await self.faults.meet("complete")
+        order = self.order(request.order_id)
+        self._allow(order, orders.OrderStatus.CONFIRMED, orders.OrderStatus.COMPLETED)
+        order.status = orders.OrderStatus.COMPLETED
+        return orders.CompleteResponse(order=order)
+
+    def _allow(self, order: orders.Order, *statuses: orders.OrderStatus) -> None:
+        if order.status not in statuses:
+            status = str(order.status.name)
+            detail = f"the order is {status}"
+            raise Refused(StatusCode.FAILED_PRECONDITION, "orders.souk", "WRONG_STATUS", detail, {"status": status})
+
+
+class Reservations(reservations.ReservationsServicer):
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self.items = {
+            sku: reservations.Item(sku=sku, name=name, unit_price=price, currency="EUR", on_hand=1000, available=1000)
+            for sku, name, price in (("tea", "Green tea", 450), ("demo", "Demo item", 100))
+        }
+        self.held: set[str] = set()
+
+    def item(self, sku: str) -> reservations.Item:
+        if sku not in self.items:
+            detail = f"there is no item {sku}"
+            raise Refused(StatusCode.NOT_FOUND, "reservations.souk", "UNKNOWN_SKU", detail, {"sku": sku})
+        return self.items[sku]
+
+    async def reserve(self, request: reservations.ReserveRequest, context: Context) -> reservations.ReserveResponse:
+        await self.faults.meet("reserve")
+        items = [self.item(line.sku) for line in request.lines]
+        if request.order_id not in self.held:
+            for item, line in zip(items, request.lines, strict=True):
+                if item.available < line.quantity:
+                    raise Refused(
+                        StatusCode.FAILED_PRECONDITION,
+                        "reservations.souk",
+                        "OUT_OF_STOCK",
+                        f"only {item.available} of {item.sku} are available, {line.quantity} were ordered",
+                        {"sku": item.sku, "requested": str(line.quantity), "available": str(item.available)},
+                    )
+            for item, line in zip(items, request.lines, strict=True):
+                item.held += line.quantity
+                item.available -= line.quantity
+            self.held.add(request.order_id)
+        lines = [
+            reservations.QuotedLine(sku=item.sku, name=item.name, quantity=line.quantity, unit_price=item.unit_price)
+            for item, line in zip(items, request.lines, strict=True)
+        ]
+        return reservations.ReserveResponse(lines=lines, currency="EUR", expires_at_us=FAR_AWAY_US)
+
+    async def list_items(
+        self, request: reservations.ListItemsRequest, context: Context
+    ) -> reservations.ListItemsResponse:
+        await self.faults.meet("list_items")
+        items = sorted(self.items.values(), key=lambda item: item.sku)
+        page, token = page_of(items, request.page_size, request.page_token, "reservations.souk")
+        return reservations.ListItemsResponse(items=page, next_page_token=token)
+
+    async def get_item(self, request: reservations.GetItemRequest, context: Context) -> reservations.GetItemResponse:
+        await self.faults.meet("get_item")
+        return reservations.GetItemResponse(item=self.item(request.sku))
+
+    async def put_item(self, request: reservations.PutItemRequest, context: Context) -> reservations.PutItemResponse:
+        await self.faults.meet("put_item")
+        old = self.items.get(request.sku, reservations.Item(sku=request.sku, currency="EUR"))
+        if request.on_hand < old.held:
+            raise Refused(
+                StatusCode.FAILED_PRECONDITION,
+                "reservations.souk",
+                "ON_HAND_BELOW_HELD",
+                f"{old.held} of {old.sku} are held for orders",
+                {"sku": old.sku, "held": str(old.held)},
+            )
+        item = self.items[request.sku] = replace(
+            old,
+            name=request.name,
+            unit_price=request.unit_price,
+            on_hand=request.on_hand,
+            available=request.on_hand - old.held,
+        )
+        return reservations.PutItemResponse(item=item)
+
+    async def restock_item(
+        self, request: reservations.RestockItemRequest, context: Context
+    ) -> reservations.RestockItemResponse:
+        await self.faults.meet("restock_item")
+        item = self.item(request.sku)
+        item.on_hand += request.quantity
+        item.available += request.quantity
+        return reservations.RestockItemResponse(item=item)
+
+
+class Loyalty(loyalty.LoyaltyServicer):
+    PERCENT: ClassVar = {loyalty.Tier.STANDARD: 0, loyalty.Tier.SILVER: 5, loyalty.Tier.GOLD: 10}
+
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self.accounts = {
+            "c-1": loyalty.Account(
+                customer_id="c-1", name="Ada", tier=loyalty.Tier.GOLD, discount_percent=10, points=500
+            ),
+            "guest": loyalty.Account(customer_id="guest", name="Guest", tier=loyalty.Tier.STANDARD),
+        }
+
+    def account(self, customer_id: str) -> loyalty.Account:
+        if customer_id not in self.accounts:
+            detail = f"there is no customer {customer_id}"
+            metadata = {"customer_id": customer_id}
+            raise Refused(StatusCode.NOT_FOUND, "loyalty.souk", "UNKNOWN_CUSTOMER", detail, metadata)
+        return self.accounts[customer_id]
+
+    async def hold(self, request: loyalty.HoldRequest, context: Context) -> loyalty.HoldResponse:
+        await self.faults.meet("hold")
+        account = self.account(request.customer_id)
+        if request.redeem_points > account.points:
+            raise Refused(
+                StatusCode.FAILED_PRECONDITION, "loyalty.souk", "INSUFFICIENT_POINTS", "there are fewer points"
+            )
+        discount = request.subtotal * account.discount_percent // 100
+        payable = request.subtotal - discount
+        if request.redeem_points > payable:
+            raise Refused(
+                StatusCode.FAILED_PRECONDITION,
+                "loyalty.souk",
+                "REDEEM_EXCEEDS_TOTAL",
+                f"only {payable} are to be paid",
+                {"requested": str(request.redeem_points), "payable": str(payable)},
+            )
+        return loyalty.HoldResponse(
+            discount_percent=account.discount_percent,
+            discount=discount,
+            points_redeemed=request.redeem_points,
+            points_earned=(payable - request.redeem_points) // 100,
+            expires_at_us=FAR_AWAY_US,
+        )
+
+    async def get_account(self, request: loyalty.GetAccountRequest, context: Context) -> loyalty.GetAccountResponse:
+        await self.faults.meet("get_account")
+        return loyalty.GetAccountResponse(account=self.account(request.customer_id))
+
+    async def put_account(self, request: loyalty.PutAccountRequest, context: Context) -> loyalty.PutAccountResponse:
+        await self.faults.meet("put_account")
+        account = self.accounts[request.customer_id] = loyalty.Account(
+            customer_id=request.customer_id,
+            name=request.name,
+            tier=request.tier,
+            discount_percent=self.PERCENT[request.tier],
+            points=request.points,
+        )
+        return loyalty.PutAccountResponse(account=account)
+
+    async def list_accounts(
+        self, request: loyalty.ListAccountsRequest, context: Context
+    ) -> loyalty.ListAccountsResponse:
+        await self.faults.meet("list_accounts")
+        accounts = sorted(self.accounts.values(), key=lambda account: account.customer_id)
+        page, token = page_of(accounts, request.page_size, request.page_token, "loyalty.souk")
+        return loyalty.ListAccountsResponse(accounts=page, next_page_token=token)
+
+
+def page_of(rows: list[Any], size: int, token: str, domain: str) -> tuple[list[Any], str]:
+    """Tokens are offsets, as `after-20`."""
+    prefix, _, offset = token.rpartition("-")
+    if token and (prefix != "after" or not (offset.isascii() and offset.isdecimal())):
+        detail = "page_token: no call gave it; leave it out for the first page"
+        raise Refused(StatusCode.INVALID_ARGUMENT, domain, "INVALID_ARGUMENT", detail, {"field": "page_token"})
+    start = int(offset or 0)
+    end = start + (size or 50)
+    return rows[start:end], f"after-{end}" if end < len(rows) else ""
+
+
+@dataclass
+class Shop:
+    """The three services, each on a port of its own."""
+
+    orders: Orders = field(default_factory=Orders)
+    reservations: Reservations = field(default_factory=Reservations)
+    loyalty: Loyalty = field(default_factory=Loyalty)
+    servers: dict[str, GrpcServer] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+
+    async def open(self, name: str, servicer: Servicer) -> None:
+        """Serves it, on the port that it had before where there was one."""
+        settings = ServerSettings(
+            service=name, version="1.2.3", address=f"localhost:{self.ports.get(name, 0)}", drain_s=0.1
+        )
+        server = self.servers[name] = GrpcServer(settings, [servicer], _always)
+        self.ports[name] = await server.start()
+
+    async def close(self, name: str) -> None:
+        await self.servers.pop(name).drain()
+
+
+async def _always() -> bool:
+    return True
+
+
+@asynccontextmanager
+async def shop() -> AsyncIterator[Shop]:
+    opened = Shop()
+    try:
+        for name in ("orders", "reservations", "loyalty"):
+            await opened.open(name, getattr(opened, name))
+        yield opened
+    finally:
+        for name in list(opened.servers):
+            await opened.close(name)
+
+
+@asynccontextmanager
+async def gateway(opened: Shop, **settings: Any) -> AsyncIterator[str]:
+    """A gateway in front of the shop; its address as a URL."""
+    configured = Settings(
+        **{"port": 0, **settings},
+        orders_target=f"localhost:{opened.ports['orders']}",
+        reservations_target=f"localhost:{opened.ports['reservations']}",
+        loyalty_target=f"localhost:{opened.ports['loyalty']}",
+    )
+    listener = listen(configured)
+    port = listener.getsockname()[1]
+    shutdown = asyncio.Event()
+    serving = asyncio.create_task(serve(configured, listener, shutdown.wait))
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        shutdown.set()
+        await serving
+
+
+async def main(port: int) -> None:
+    async with shop() as opened, gateway(opened, port=port) as url:
+        print(url)
+        await termination().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1])))

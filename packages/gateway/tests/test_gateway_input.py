@@ -1,0 +1,231 @@
+"""Bad input: a problem that says what to mend, and nothing is asked of any service."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from gateway_services import Shop
+
+ORDER = b'{"customer_id":"c-1","lines":[{"sku":"tea","quantity":%s}]}'
+LINE = b'{"sku":"s-%d","quantity":1}'
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_asked(shop: Shop) -> Iterator[None]:
+    yield
+    for service in (shop.orders, shop.reservations, shop.loyalty):
+        assert service.faults.calls == []
+
+
+async def refused(answer: httpx.Response, status: int = 400, reason: str = "invalid-argument") -> str:
+    assert answer.headers["content-type"] == "application/problem+json"
+    members = answer.json()
+    assert (answer.status_code, members["type"]) == (status, f"/problems/{reason}"), members
+    return str(members["detail"])
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b'{"customer_id":"c-1",}', "not JSON"),
+        (ORDER % b"1" + b" x", "not JSON"),
+        (b"\xef\xbb\xbf" + ORDER % b"1", "not JSON"),
+        ((ORDER % b"1").decode().encode("utf-16"), "not JSON"),
+        (ORDER % b"NaN", "not JSON"),
+        (b'{"customer_id":"\xff"}', "not UTF-8"),
+        (b'{"customer_id":"\xed\xa0\x80"}', "not UTF-8"),
+        (b'{"customer_id":"\\ud800"}', "not JSON"),
+        (b'{"customer_id":"c\x00"}', "not JSON"),
+        (b'{"customer_id":"c\\u0000"}', "customer_id: expected 1 to 64 letters"),
+        (b'{"customer_id":""}', "customer_id: expected 1 to 64 letters"),
+        (b'{"customer_id":"c-1\\n"}', "customer_id: expected 1 to 64 letters"),
+        (b'{"customer_id":"%s"}' % (b"c" * 65), "customer_id: expected 1 to 64 letters"),
+        (b'{"customer_id":7}', "customer_id: expected `str`, got `int`"),
+        (b"null", "expected `object`, got `null`"),
+        (b"[" * 60_000, "expected `object`, got `array`"),
+        (b'{"lines":' + b"[" * 60_000, "lines[0]: expected `object`, got `array`"),
+        (b'{"x":' + b"[" * 60_000, "unknown field `x`"),
+        (b'{"customer_id":"c-1","lines":[],"total":1}', "lines: expected `array` of length >= 1"),
+        (b'{"customer_id":"c-1","total":1}', "unknown field `total`"),
+        (b'{"customer_id":"c-1","lines":[{"sku":"tea","quantity":1,"price":1}]}', "unknown field `price`"),
+        (b'{"customer_id":"c-1"}', "missing required field `lines`"),
+        (b'{"customer_id":"c-1","lines":[{"sku":"tea"}]}', "lines[0]: object missing required field `quantity`"),
+        (b'{"customer_id":"c-1","lines":[]}', "lines: expected `array` of length >= 1"),
+        (b'{"customer_id":"c-1","lines":[%s]}' % b",".join(LINE % n for n in range(101)), "length <= 100"),
+        (b'{"customer_id":"c-1","lines":[%s,%s]}' % (LINE % 1, LINE % 1), "SKU 's-1' stands in two"),
+        (ORDER % b"0", "lines[0].quantity: expected `int` >= 1"),
+        (ORDER % b"-1", "lines[0].quantity: expected `int` >= 1"),
+        (ORDER % b"1000001", "lines[0].quantity: expected `int` <= 1000000"),
+        (ORDER % b"9223372036854775808", "lines[0].quantity: expected `int` <= 1000000"),
+        (ORDER % (b"9" * 1000), "lines[0].quantity"),
+        (ORDER % b"1e400", "lines[0].quantity"),
+        (ORDER % b"1e3", "lines[0].quantity: expected `int`, got `float`"),
+        (ORDER % b"1.0", "lines[0].quantity: expected `int`, got `float`"),
+        (ORDER % b"true", "lines[0].quantity: expected `int`, got `bool`"),
+        (ORDER % b"null", "lines[0].quantity: expected `int`, got `null`"),
+        (ORDER % b'"1"', "lines[0].quantity: expected `int`, got `str`"),
+        (ORDER % b'1,"quantity":true', "lines[0].quantity"),
+        ((ORDER % b"1")[:-1] + b',"redeem_points":-1}', "redeem_points: expected `int` >= 0"),
+        ((ORDER % b"1")[:-1] + b',"redeem_points":1000000000001}', "redeem_points: expected `int` <= 1000000000000"),
+    ],
+    ids=lambda value: repr(value[:60]) if isinstance(value, bytes) else None,
+)
+async def test_an_order_that_is_not_as_the_contract_says_is_refused(
+    client: httpx.AsyncClient, body: bytes, says: str
+) -> None:
+    answer = await client.post("/v1/orders", content=body, headers={"Content-Type": "application/json"})
+    assert says in await refused(answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/v1/items/cup", {"name": "", "unit_price": 1, "on_hand": 1}, "name: expected 1 to 200 characters"),
+        ("/v1/items/cup", {"name": "a\tb", "unit_price": 1, "on_hand": 1}, "name: expected 1 to 200 characters"),
+        ("/v1/items/cup", {"name": "x" * 201, "unit_price": 1, "on_hand": 1}, "name: expected 1 to 200 characters"),
+        ("/v1/items/cup", {"name": "x", "unit_price": -1, "on_hand": 1}, "unit_price: expected `int` >= 0"),
+        ("/v1/items/cup", {"name": "x", "unit_price": 10**9 + 1, "on_hand": 1}, "unit_price: expected `int` <="),
+        ("/v1/items/cup", {"name": "x", "unit_price": 1, "on_hand": 10**9 + 1}, "on_hand: expected `int` <="),
+        ("/v1/items/cup", {"name": "x", "unit_price": 1, "on_hand": 1, "sold": 0}, "unknown field `sold`"),
+        ("/v1/customers/c-2", {"name": "x", "tier": "GOLD", "points": 1}, "tier: invalid enum value 'GOLD'"),
+        ("/v1/customers/c-2", {"name": "x", "tier": "gold", "points": 10**12 + 1}, "points: expected `int` <="),
+    ],
+)
+async def test_an_item_or_a_customer_that_is_not_as_the_contract_says_is_refused(
+    client: httpx.AsyncClient, path: str, body: object, says: str
+) -> None:
+    assert says in await refused(await client.put(path, json=body))
+
+
+async def test_a_restock_of_nothing_is_refused(client: httpx.AsyncClient) -> None:
+    assert "quantity" in await refused(await client.post("/v1/items/tea/restock", json={"quantity": 0}))
+
+
+async def chunks(count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield b" " * 1024
+
+
+@pytest.mark.parametrize("kib", [65, 500, 3000])
+async def test_a_body_over_64_kib_is_refused_also_where_its_length_is_not_declared(
+    client: httpx.AsyncClient, kib: int
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = await client.post("/v1/orders", content=b" " * (kib * 1024), headers=headers)
+    assert "65536 bytes" in await refused(answer, 413, "body-too-large")
+    answer = await client.post("/v1/orders", content=chunks(kib), headers=headers)
+    assert "65536 bytes" in await refused(answer, 413, "body-too-large")
+
+
+async def test_a_body_of_64_kib_is_read(client: httpx.AsyncClient) -> None:
+    body = b"{}".ljust(64 * 1024)
+    answer = await client.post("/v1/orders", content=body, headers={"Content-Type": "application/json"})
+    assert "missing required field" in await refused(answer)
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jso"]
+)
+async def test_a_body_of_another_type_is_refused(client: httpx.AsyncClient, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    answer = await client.post("/v1/orders", content=ORDER % b"1", headers=headers)
+    assert "application/json" in await refused(answer, 415, "unsupported-media-type")
+
+
+async def test_json_may_come_with_parameters_and_in_capitals(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/orders", content=b"{}", headers={"Content-Type": "Application/JSON; charset=utf-8"})
+    assert "missing required field" in await refused(answer)
+
+
+@pytest.mark.parametrize("key", [b"", b"k" * 256, b"caf\xe9", b"a\tb"])
+async def test_a_key_that_is_empty_too_long_or_not_printable_is_refused(client: httpx.AsyncClient, key: bytes) -> None:
+    headers = {b"Content-Type": b"application/json", b"Idempotency-Key": key}
+    answer = await client.post("/v1/orders", content=ORDER % b"1", headers=headers)
+    assert "Idempotency-Key: should be 1 to 255" in await refused(answer)
+
+
+async def test_two_keys_are_refused(client: httpx.AsyncClient) -> None:
+    headers = [("Content-Type", "application/json"), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    answer = await client.post("/v1/orders", content=ORDER % b"1", headers=headers)
+    assert "send one" in await refused(answer)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/orders/17",
+        "/v1/orders/00000000-0000-4000-8000-00000000000g",
+        "/v1/orders/00000000000040008000000000000000",
+        "/v1/orders/00000000-0000-4000-8000-000000000000%0A",
+        "/v1/items/a%20b",
+        "/v1/items/%00",
+        "/v1/items/%ED%A0%80",
+        "/v1/items/tea%0A",
+        f"/v1/items/{'a' * 65}",
+        "/v1/customers/%C3%A9",
+    ],
+)
+async def test_an_id_that_cannot_be_one_is_refused(client: httpx.AsyncClient, path: str) -> None:
+    await refused(await client.get(path))
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("page_size=0", "page_size: '0' should be a whole number from 1 to 500"),
+        ("page_size=501", "page_size"),
+        ("page_size=-1", "page_size"),
+        ("page_size=1.0", "page_size"),
+        ("page_size=%D9%A1", "page_size"),
+        ("page_size=" + "9" * 5000, "page_size"),
+        ("page_size=", "page_size"),
+        ("page_size=1&page_size=2", "page_size: was sent more than once"),
+        ("page_token=", "page_token: should be"),
+        ("page_token=%00", "page_token: should be"),
+        ("page_token=" + "x" * 1025, "page_token: should be"),
+        ("status=accepted", "status: 'accepted' should be one of ACCEPTED, CONFIRMED"),
+        ("status=", "status"),
+        ("customer_id=a%20b", "customer_id: 'a b' should be 1 to 64 letters"),
+        ("customer_id=", "customer_id"),
+        ("customer=c-1", "customer: is no parameter of this request; it takes customer_id, status"),
+    ],
+)
+async def test_a_query_that_is_not_as_the_contract_says_is_refused(
+    client: httpx.AsyncClient, query: str, says: str
+) -> None:
+    assert says in await refused(await client.get(f"/v1/orders?{query}"))
+
+
+@pytest.mark.parametrize("query", ["", "name=", "name=a%00b", "name=a&completed=1", "name=a&completed=", "name=a&x=1"])
+async def test_the_prototypes_request_needs_a_name_and_a_boolean(client: httpx.AsyncClient, query: str) -> None:
+    await refused(await client.post(f"/order?{query}"))
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/orders/", "/v1/items/a/b", "/v1/items/a%2Fb", "/v2/orders", "//"])
+async def test_a_path_that_is_not_served_is_a_problem(client: httpx.AsyncClient, path: str) -> None:
+    assert "/docs" in await refused(await client.get(path), 404, "not-found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/v1/orders", "GET, HEAD, POST"),
+        ("PATCH", "/v1/items/tea", "GET, HEAD, PUT"),
+        ("GET", "/v1/items/tea/restock", "POST"),
+        ("OPTIONS", "/v1/orders", "GET, HEAD, POST"),
+        ("TRACE", "/docs", "GET, HEAD"),
+        ("GET", "/order", "POST"),
+    ],
+)
+async def test_a_method_that_is_not_served_is_told_those_that_are(
+    client: httpx.AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    answer = await client.request(method, path)
+    assert allowed in await refused(answer, 405, "method-not-allowed")
+    assert answer.headers["allow"] == allowed
+
+
+async def test_a_strange_host_is_no_matter(client: httpx.AsyncClient) -> None:
+    await refused(await client.get("/nowhere", headers={"Host": "["}), 404, "not-found")

@@ -1,0 +1,84 @@
+"""Settings: what the environment may say, and what is said about what it may not."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from souk_gateway.settings import BadSetting, Settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_environment({}) == Settings()
+    assert Settings.from_environment({"SOUK_DEADLINE_S": " "}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("SOUK_GATEWAY_ADDRESS", "0.0.0.0:80", {"host": "0.0.0.0", "port": 80}),
+        ("SOUK_GATEWAY_ADDRESS", "[::]:8080", {"host": "::", "port": 8080}),
+        ("SOUK_ORDERS_TARGET", "orders:1", {"orders_target": "orders:1"}),
+        ("SOUK_RESERVATIONS_TARGET", "dns:///reservations:1", {"reservations_target": "dns:///reservations:1"}),
+        ("SOUK_LOYALTY_TARGET", "unix:/run/loyalty", {"loyalty_target": "unix:/run/loyalty"}),
+        (
+            "SOUK_CORS_ORIGINS",
+            "https://a.example, http://b:3000,",
+            {"cors_origins": ("https://a.example", "http://b:3000")},
+        ),
+        ("SOUK_CORS_ORIGINS", "*", {"cors_origins": ("*",)}),
+        ("SOUK_LOYALTY_REQUIRED", "False", {"loyalty_required": False}),
+        ("SOUK_DEADLINE_S", "0.5", {"deadline_s": 0.5}),
+        ("SOUK_LOG_LEVEL", "DEBUG", {"log_level": "debug"}),
+    ],
+)
+def test_each_variable_sets_its_setting(name: str, value: str, expected: dict[str, object]) -> None:
+    assert Settings.from_environment({name: value}) == replace(Settings(), **expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("SOUK_GATEWAY_ADDRESS", "8080", "host and a port"),
+        ("SOUK_GATEWAY_ADDRESS", "localhost:65536", "host and a port"),
+        ("SOUK_ORDERS_TARGET", "orders", "host and a port"),
+        ("SOUK_CORS_ORIGINS", "shop.example", "origins"),
+        ("SOUK_CORS_ORIGINS", "https://shop.example/", "origins"),
+        ("SOUK_LOYALTY_REQUIRED", "yes", "true or false"),
+        ("SOUK_DEADLINE_S", "0", "seconds"),
+        ("SOUK_DEADLINE_S", "61", "seconds"),
+        ("SOUK_DEADLINE_S", "nan", "seconds"),
+        ("SOUK_DEADLINE_S", "5s", "seconds"),
+        ("SOUK_LOG_LEVEL", "loud", "one of debug, info"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_name_and_what_is_wanted(name: str, value: str, wanted: str) -> None:
+    with pytest.raises(BadSetting, match=wanted) as raised:
+        Settings.from_environment({name: value})
+    assert str(raised.value).startswith(f"{name} is {value!r}, but should be ")
+
+
+def run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "souk_gateway", *command.split()],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_bad_setting_ends_the_process_with_one_sentence_and_code_2() -> None:
+    result = run("serve", SOUK_DEADLINE_S="soon")
+    assert result.returncode == 2
+    assert result.stderr == "SOUK_DEADLINE_S is 'soon', but should be seconds, more than 0 and at most 60.\n"
+
+
+@pytest.mark.parametrize("command", ["", "dance", "serve now"])
+def test_a_command_that_does_not_exist_shows_those_that_do(command: str) -> None:
+    result = run(command)
+    assert result.returncode == 2
+    assert "serve" in result.stderr
+    assert "health" in result.stderr

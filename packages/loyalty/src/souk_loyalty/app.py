@@ -1,0 +1,34 @@
+"""Wires the service together, and takes it apart: the only place that knows everything."""
+
+import asyncio
+import logging
+
+from souk_contracts.server import GrpcServer, ServerSettings, termination
+from souk_loyalty import SERVICE, __version__
+from souk_loyalty.database import Database
+from souk_loyalty.janitor import Janitor
+from souk_loyalty.service import Loyalty
+from souk_loyalty.servicer import LoyaltyServicer
+from souk_loyalty.settings import Settings
+from souk_loyalty.storage import SqlStorage
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings, database: Database) -> None:
+    """Serves until SIGTERM or SIGINT, then lets calls finish. Raises RuntimeError where the address cannot be had."""
+    stopping = termination()
+    storage = SqlStorage(database)
+    loyalty = Loyalty(storage, hold_ttl_s=settings.hold_ttl_s)
+    server = GrpcServer(
+        ServerSettings(SERVICE, __version__, settings.address),
+        [LoyaltyServicer(loyalty)],
+        storage.answers,
+    )
+    await server.start()
+    janitor = asyncio.create_task(Janitor(loyalty, settings.janitor_period_s).run())
+    await stopping.wait()
+    log.info("stopping")
+    janitor.cancel()
+    await server.drain()
+    storage.close()

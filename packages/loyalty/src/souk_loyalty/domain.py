@@ -1,0 +1,290 @@
+"""Accounts, and holds on their points. Standard library only.
+
+The states of a hold and what each call makes of them stand here, and nowhere else; what discounts and points are
+worth stands in `rules`:
+
+    call        no row, EXPIRED           HELD                        CONFIRMED            CLOSED
+    place_hold  hold, or refuse           same content: the same      Settled              Settled
+                                          quote; other: Busy
+    confirm     take: CONFIRMED, or       drop the hold, then as      yes                  no
+                CLOSED and no             on the left; never no to
+                                          what was held
+    release     CLOSED                    drop the hold: CLOSED       give back: CLOSED    CLOSED
+    expire      -                         once due: EXPIRED           -                    -
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from souk_loyalty import rules
+from souk_loyalty.rules import Tier
+
+
+class DomainError(Exception):
+    """A refusal. Its text is for people; `metadata` says what it is about."""
+
+    def __init__(self, detail: str, **metadata: object) -> None:
+        super().__init__(detail)
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+class InvalidArgument(DomainError):
+    """A field is missing or out of its range."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field} {detail}", field=field)
+
+
+class UnknownCustomer(DomainError):
+    """There is no such account."""
+
+    def __init__(self, customer_id: str) -> None:
+        super().__init__(f"there is no customer with the id '{customer_id}'", customer_id=customer_id)
+
+
+class InsufficientPoints(DomainError):
+    """Fewer points are available than are to be redeemed."""
+
+    def __init__(self, customer_id: str, requested: int, available: int) -> None:
+        super().__init__(
+            f"{requested} points of '{customer_id}' were to be redeemed and {available} are available",
+            customer_id=customer_id,
+            requested=requested,
+            available=available,
+        )
+
+
+class RedeemExceedsTotal(DomainError):
+    """More points are to be redeemed than is left to pay."""
+
+    def __init__(self, requested: int, payable: int) -> None:
+        super().__init__(
+            f"{requested} points were to be redeemed and {payable} are enough to pay for the order",
+            requested=requested,
+            payable=payable,
+        )
+
+
+class Busy(DomainError):
+    """The order holds something else."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"another request for the order {order_id} is in flight, with other content")
+
+
+class Settled(DomainError):
+    """The hold is CONFIRMED or CLOSED."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"the hold of the order {order_id} is settled")
+
+
+class PointsBelowHeld(DomainError):
+    """The account would have fewer points than are held."""
+
+    def __init__(self, customer_id: str, points: int, held: int) -> None:
+        super().__init__(
+            f"'{customer_id}' cannot have {points} points: {held} are held for orders; put at least as many, "
+            "or try later",
+            customer_id=customer_id,
+            held=held,
+        )
+
+
+class UnknownHold(DomainError):
+    """There is no hold under this order id."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"there is no hold of the order {order_id}")
+
+
+class StorageUnavailable(DomainError):
+    """The database does not answer, or cannot write. Nothing was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("the database does not answer; try again later")
+
+
+class State(StrEnum):
+    """Where a hold is on its way."""
+
+    HELD = "HELD"
+    EXPIRED = "EXPIRED"
+    CONFIRMED = "CONFIRMED"
+    CLOSED = "CLOSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A customer's. Always 0 <= points_held.
+
+    `points` is the balance, held points included. It is negative, or below what is held, where points that were
+    earned and spent had to be taken back.
+    """
+
+    customer_id: str
+    name: str
+    tier: Tier
+    points: int
+    points_held: int = 0
+
+    @property
+    def available(self) -> int:
+        """Points that can be redeemed; never negative, so that redeeming none is always possible."""
+        return max(0, self.points - self.points_held)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The discount and the points of one order. Money in minor units.
+
+    `subtotal` and `redeem_points` are what `place_hold` was asked, `discount_percent` and `discount` its quote;
+    `points_redeemed` and `points_earned` are that quote's, too, and from `confirm` on what the order says.
+    """
+
+    order_id: str
+    state: State
+    customer_id: str = ""
+    subtotal: int = 0
+    redeem_points: int = 0
+    discount_percent: int = 0
+    discount: int = 0
+    points_redeemed: int = 0
+    points_earned: int = 0
+    expires_at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """Points that came to an account, or left it, otherwise than by an order."""
+
+    customer_id: str
+    points: int
+
+
+class Ledger:
+    """The accounts and holds that a transaction is about, and what may be done to them.
+
+    It holds every account and hold that the calls name, and the accounts of those holds; an account that is not there
+    does not exist. A call that raises has changed nothing.
+    """
+
+    def __init__(self, accounts: Mapping[str, Account], holds: Mapping[str, Hold]) -> None:
+        self.accounts = dict(accounts)
+        self.holds = dict(holds)
+        self.journal: list[JournalEntry] = []
+
+    def place_hold(
+        self, order_id: str, customer_id: str, subtotal: int, redeem_points: int, expires_at_us: int
+    ) -> Hold:
+        """Quotes the discount, and holds the points until `expires_at_us`.
+
+        Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints.
+        """
+        row = self.holds.get(order_id)
+        if row is not None and row.state in (State.CONFIRMED, State.CLOSED):
+            raise Settled(order_id)
+        if row is not None and row.state is State.HELD:
+            if (row.customer_id, row.subtotal, row.redeem_points) != (customer_id, subtotal, redeem_points):
+                raise Busy(order_id)
+            held = replace(row, expires_at_us=expires_at_us)
+        else:
+            held = self._quote(order_id, customer_id, subtotal, redeem_points, expires_at_us)
+            self._change(customer_id, held=redeem_points)
+        self.holds[order_id] = held
+        return held
+
+    def confirm(self, order_id: str, customer_id: str, points_redeemed: int, points_earned: int) -> DomainError | None:
+        """Takes and gives exactly these points, whatever was held; gives None for yes, or else why not."""
+        row = self.holds.get(order_id) or Hold(order_id, State.EXPIRED)
+        if row.state is State.CONFIRMED:
+            return None
+        if row.state is State.CLOSED:
+            return Settled(order_id)
+        promised = 0
+        if row.state is State.HELD:
+            self._change(row.customer_id, held=-row.points_redeemed)
+            # A hold is a promise, also where points were taken back meanwhile and the balance goes negative for it.
+            promised = row.points_redeemed if row.customer_id == customer_id else 0
+        try:
+            self._check_available(customer_id, points_redeemed, promised)
+        except (UnknownCustomer, InsufficientPoints) as refusal:
+            self.holds[order_id] = replace(row, state=State.CLOSED)
+            return refusal
+        self._change(customer_id, points=points_earned - points_redeemed)
+        self.holds[order_id] = replace(
+            row,
+            state=State.CONFIRMED,
+            customer_id=customer_id,
+            points_redeemed=points_redeemed,
+            points_earned=points_earned,
+        )
+        return None
+
+    def release(self, order_id: str) -> None:
+        """Drops the hold, or gives back what was redeemed and takes back what was earned; closes it for ever."""
+        row = self.holds.get(order_id) or Hold(order_id, State.EXPIRED)
+        if row.state is State.HELD:
+            self._change(row.customer_id, held=-row.points_redeemed)
+        elif row.state is State.CONFIRMED:
+            self._change(row.customer_id, points=row.points_redeemed - row.points_earned)
+        self.holds[order_id] = replace(row, state=State.CLOSED)
+
+    def expire_due(self, now_us: int) -> int:
+        """Ends the holds whose time has passed; gives how many."""
+        due = [row for row in self.holds.values() if row.state is State.HELD and row.expires_at_us <= now_us]
+        for row in due:
+            self._change(row.customer_id, held=-row.points_redeemed)
+            self.holds[row.order_id] = replace(row, state=State.EXPIRED)
+        return len(due)
+
+    def put(self, customer_id: str, name: str, tier: Tier, points: int) -> Account:
+        """Creates an account, or changes it. Raises PointsBelowHeld."""
+        old = self.accounts.get(customer_id) or Account(customer_id, name, tier, points=0)
+        if points < old.points_held:
+            raise PointsBelowHeld(customer_id, points, old.points_held)
+        account = replace(old, name=name, tier=tier, points=points)
+        self.accounts[customer_id] = account
+        if points != old.points:
+            self.journal.append(JournalEntry(customer_id, points - old.points))
+        return account
+
+    def _account(self, customer_id: str) -> Account:
+        try:
+            return self.accounts[customer_id]
+        except KeyError:
+            raise UnknownCustomer(customer_id) from None
+
+    def _check_available(self, customer_id: str, points: int, promised: int = 0) -> None:
+        available = self._account(customer_id).available
+        if points > max(available, promised):
+            raise InsufficientPoints(customer_id, points, available)
+
+    def _quote(self, order_id: str, customer_id: str, subtotal: int, redeem_points: int, expires_at_us: int) -> Hold:
+        account = self._account(customer_id)
+        percent = rules.discount_percent(account.tier)
+        discount = rules.discount(subtotal, percent)
+        payable = rules.payable(subtotal, discount)
+        if redeem_points > payable:
+            raise RedeemExceedsTotal(redeem_points, payable)
+        self._check_available(customer_id, redeem_points)
+        return Hold(
+            order_id=order_id,
+            state=State.HELD,
+            customer_id=customer_id,
+            subtotal=subtotal,
+            redeem_points=redeem_points,
+            discount_percent=percent,
+            discount=discount,
+            points_redeemed=redeem_points,
+            points_earned=rules.points_earned(rules.total(subtotal, discount, redeem_points)),
+            expires_at_us=expires_at_us,
+        )
+
+    def _change(self, customer_id: str, *, points: int = 0, held: int = 0) -> None:
+        if points or held:  # most orders redeem nothing, and their account need not be written
+            account = self.accounts[customer_id]
+            self.accounts[customer_id] = replace(
+                account, points=account.points + points, points_held=account.points_held + held
+            )

@@ -1,0 +1,184 @@
+"""What the service does for others, and what it needs for that.
+
+A use case checks what it is given and hands commands to the storage, which carries out all that are waiting in one
+transaction: so commands go in lists, and each has an outcome of its own.
+"""
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from souk_loyalty import rules
+from souk_loyalty.domain import (
+    Account,
+    DomainError,
+    Hold,
+    InvalidArgument,
+)
+from souk_loyalty.rules import Tier
+
+MAX_SUBTOTAL = 10**17
+"""Minor units: a hundred lines of a million pieces at the highest price."""
+MAX_POINTS = 1_000_000_000_000
+MAX_PAGE = 500
+DEFAULT_PAGE = 100
+_CUSTOMER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceHold:
+    """Outcome: the Hold, or Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints."""
+
+    order_id: str
+    customer_id: str
+    subtotal: int
+    redeem_points: int
+    ttl_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Outcome: None for yes, or why not."""
+
+    order_id: str
+    customer_id: str
+    points_redeemed: int
+    points_earned: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Outcome: None."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutAccount:
+    """Outcome: the Account, or PointsBelowHeld."""
+
+    customer_id: str
+    name: str
+    tier: Tier
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireDue:
+    """Ends holds whose time has passed, the oldest first. Outcome: how many."""
+
+    limit: int
+
+
+Command = PlaceHold | Confirm | Release | PutAccount | ExpireDue
+Outcome = Hold | Account | int | DomainError | None
+
+
+class Storage(Protocol):
+    """Where accounts and holds are kept. Every method raises StorageUnavailable when it cannot be reached."""
+
+    async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        """Carries out all commands, in order, durably; a refused one is an outcome and does not stop the others."""
+
+    async def hold(self, order_id: str) -> Hold:
+        """Raises UnknownHold."""
+
+    async def account(self, customer_id: str) -> Account:
+        """Raises UnknownCustomer."""
+
+    async def accounts(self, after: str, limit: int) -> Sequence[Account]:
+        """Accounts with a customer id greater than `after`, by customer id."""
+
+
+class Loyalty:
+    """The use cases. All raise InvalidArgument for what is out of its range, and StorageUnavailable."""
+
+    def __init__(self, storage: Storage, *, hold_ttl_s: float) -> None:
+        self._storage = storage
+        self._ttl_us = int(hold_ttl_s * 1_000_000)
+
+    async def place_hold(self, order_id: str, customer_id: str, subtotal: int, redeem_points: int) -> Hold:
+        """Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints."""
+        _in_range("subtotal", subtotal, 0, MAX_SUBTOTAL)
+        _in_range("redeem_points", redeem_points, 0, MAX_POINTS)
+        hold = await self._execute(
+            PlaceHold(_order_id(order_id), _customer_id(customer_id), subtotal, redeem_points, self._ttl_us)
+        )
+        assert isinstance(hold, Hold)
+        return hold
+
+    async def confirm(
+        self, order_id: str, customer_id: str, points_redeemed: int, points_earned: int
+    ) -> DomainError | None:
+        """Gives None for yes, or why not."""
+        _in_range("points_redeemed", points_redeemed, 0, MAX_POINTS)
+        _in_range("points_earned", points_earned, 0, rules.points_earned(MAX_SUBTOTAL))
+        command = Confirm(_order_id(order_id), _customer_id(customer_id), points_redeemed, points_earned)
+        (outcome,) = await self._storage.execute([command])
+        assert outcome is None or isinstance(outcome, DomainError)
+        return outcome
+
+    async def release(self, order_id: str) -> None:
+        """Always succeeds."""
+        await self._execute(Release(_order_id(order_id)))
+
+    async def hold(self, order_id: str) -> Hold:
+        """Raises UnknownHold."""
+        return await self._storage.hold(_order_id(order_id))
+
+    async def put_account(self, customer_id: str, name: str, tier: Tier, points: int) -> Account:
+        """Raises PointsBelowHeld."""
+        if not name.strip() or len(name) > 200 or "\0" in name:
+            raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces and no NUL")
+        _in_range("points", points, 0, MAX_POINTS)
+        account = await self._execute(PutAccount(_customer_id(customer_id), name, tier, points))
+        assert isinstance(account, Account)
+        return account
+
+    async def account(self, customer_id: str) -> Account:
+        """Raises UnknownCustomer."""
+        return await self._storage.account(_customer_id(customer_id))
+
+    async def accounts(self, page_size: int, page_token: str) -> tuple[Sequence[Account], str]:
+        """A page, and the token of the next one; empty on the last."""
+        size = _in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
+        if page_token and not _CUSTOMER_ID.fullmatch(page_token):
+            raise InvalidArgument("page_token", "is not one that this call gave; begin without one")
+        accounts = await self._storage.accounts(page_token, size + 1)
+        return accounts[:size], accounts[size - 1].customer_id if len(accounts) > size else ""
+
+    async def expire_due(self, limit: int) -> int:
+        """Ends up to `limit` holds whose time has passed; gives how many it ended."""
+        count = await self._execute(ExpireDue(limit))
+        assert isinstance(count, int)
+        return count
+
+    async def _execute(self, command: Command) -> Outcome:
+        (outcome,) = await self._storage.execute([command])
+        if isinstance(outcome, DomainError):
+            raise outcome
+        return outcome
+
+
+def _order_id(text: str) -> str:
+    try:
+        canonical = str(uuid.UUID(text))
+    except ValueError:
+        canonical = None
+    if text != canonical:
+        raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, and is '{text[:64]}'")
+    return text
+
+
+def _customer_id(text: str) -> str:
+    if not _CUSTOMER_ID.fullmatch(text):
+        raise InvalidArgument("customer_id", f"must have 1 to 64 letters, digits and . _ - and is '{text[:80]}'")
+    return text
+
+
+def _in_range(field: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise InvalidArgument(field, f"must be from {low} to {high}, and is {value}")
+    return value

@@ -1,0 +1,120 @@
+"""The service on the wire: messages to the domain and back, errors to statuses."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from souk_contracts.errors import Refused
+from souk_contracts.loyalty import v1 as wire
+from souk_loyalty import domain, rules
+from souk_loyalty.service import Loyalty
+
+DOMAIN = "loyalty.souk"
+
+STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason]] = {
+    domain.InvalidArgument: (grpc.StatusCode.INVALID_ARGUMENT, wire.ErrorReason.INVALID_ARGUMENT),
+    domain.UnknownCustomer: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_CUSTOMER),
+    domain.InsufficientPoints: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.INSUFFICIENT_POINTS),
+    domain.RedeemExceedsTotal: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.REDEEM_EXCEEDS_TOTAL),
+    domain.Busy: (grpc.StatusCode.ABORTED, wire.ErrorReason.BUSY),
+    domain.Settled: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.SETTLED),
+    domain.PointsBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.POINTS_BELOW_HELD),
+    domain.UnknownHold: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_HOLD),
+    domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
+}
+"""What each domain error is on the wire."""
+
+
+class LoyaltyServicer(wire.LoyaltyServicer):
+    """Serves `souk.loyalty.v1.LoyaltyService`."""
+
+    def __init__(self, loyalty: Loyalty) -> None:
+        self._loyalty = loyalty
+
+    async def hold(self, request: wire.HoldRequest) -> wire.HoldResponse:
+        with _refusals():
+            hold = await self._loyalty.place_hold(
+                request.order_id, request.customer_id, request.subtotal, request.redeem_points
+            )
+        return wire.HoldResponse(
+            discount_percent=hold.discount_percent,
+            discount=hold.discount,
+            points_redeemed=hold.points_redeemed,
+            points_earned=hold.points_earned,
+            expires_at_us=hold.expires_at_us,
+        )
+
+    async def confirm(self, request: wire.ConfirmRequest) -> wire.ConfirmResponse:
+        with _refusals():
+            refusal = await self._loyalty.confirm(
+                request.order_id, request.customer_id, request.points_redeemed, request.points_earned
+            )
+        if refusal is None:
+            return wire.ConfirmResponse(confirmed=True)
+        return wire.ConfirmResponse(reason=STATUSES[type(refusal)][1], detail=str(refusal))
+
+    async def release(self, request: wire.ReleaseRequest) -> wire.ReleaseResponse:
+        with _refusals():
+            await self._loyalty.release(request.order_id)
+        return wire.ReleaseResponse()
+
+    async def get_hold(self, request: wire.GetHoldRequest) -> wire.GetHoldResponse:
+        with _refusals():
+            found = await self._loyalty.hold(request.order_id)
+        return wire.GetHoldResponse(
+            hold=wire.Hold(
+                order_id=found.order_id,
+                state=wire.HoldState[found.state.name],
+                customer_id=found.customer_id,
+                points_redeemed=found.points_redeemed,
+                points_earned=found.points_earned,
+                expires_at_us=found.expires_at_us,
+            )
+        )
+
+    async def get_account(self, request: wire.GetAccountRequest) -> wire.GetAccountResponse:
+        with _refusals():
+            return wire.GetAccountResponse(account=_account(await self._loyalty.account(request.customer_id)))
+
+    async def put_account(self, request: wire.PutAccountRequest) -> wire.PutAccountResponse:
+        with _refusals():
+            account = await self._loyalty.put_account(
+                request.customer_id, request.name, _tier(request.tier), request.points
+            )
+        return wire.PutAccountResponse(account=_account(account))
+
+    async def list_accounts(self, request: wire.ListAccountsRequest) -> wire.ListAccountsResponse:
+        with _refusals():
+            accounts, next_page_token = await self._loyalty.accounts(request.page_size, request.page_token)
+        return wire.ListAccountsResponse(
+            accounts=[_account(account) for account in accounts], next_page_token=next_page_token
+        )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except domain.DomainError as error:
+        code, reason = STATUSES[type(error)]
+        assert reason.name is not None  # only values that the contract does not name have none
+        raise Refused(code, DOMAIN, reason.name, str(error), error.metadata) from error
+
+
+def _tier(tier: wire.Tier) -> rules.Tier:
+    for known in rules.Tier:
+        if tier == wire.Tier[known.name]:
+            return known
+    raise domain.InvalidArgument("tier", f"must be {', '.join(rules.Tier)}")
+
+
+def _account(account: domain.Account) -> wire.Account:
+    return wire.Account(
+        customer_id=account.customer_id,
+        name=account.name,
+        tier=wire.Tier[account.tier.name],
+        discount_percent=rules.discount_percent(account.tier),
+        points=account.points,
+        points_held=account.points_held,
+    )

@@ -1,0 +1,283 @@
+"""Accounts and holds in a database, by SQLAlchemy Core."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    insert,
+    select,
+    update,
+)
+
+from souk_loyalty.database import Database
+from souk_loyalty.domain import (
+    Account,
+    DomainError,
+    Hold,
+    Ledger,
+    State,
+    UnknownCustomer,
+    UnknownHold,
+)
+from souk_loyalty.rules import Tier
+from souk_loyalty.service import (
+    Command,
+    Confirm,
+    ExpireDue,
+    Outcome,
+    PlaceHold,
+    PutAccount,
+    Release,
+)
+from souk_loyalty.writer import Clock, Writer, system_clock
+
+REVISION = "0001"
+"""The newest migration that this module knows; see `migrations/`."""
+
+metadata = MetaData()
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("customer_id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("tier", String(16), nullable=False),
+    Column("points", BigInteger, nullable=False),
+    Column("points_held", BigInteger, nullable=False),
+    # Not points_held <= points: earned points that are taken back may be held for another order by then.
+    CheckConstraint("0 <= points_held", name="held_is_not_negative"),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("order_id", String(36), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("customer_id", String(64), nullable=False),
+    Column("subtotal", BigInteger, nullable=False),
+    Column("redeem_points", BigInteger, nullable=False),
+    Column("discount_percent", Integer, nullable=False),
+    Column("discount", BigInteger, nullable=False),
+    Column("points_redeemed", BigInteger, nullable=False),
+    Column("points_earned", BigInteger, nullable=False),
+    Column("expires_at_us", BigInteger, nullable=False),
+    CheckConstraint("0 <= points_redeemed AND 0 <= points_earned", name="points_are_not_negative"),
+)
+_is_held = holds.c.state == "HELD"  # only holds fall due, and they are few
+Index("holds_due", holds.c.expires_at_us, sqlite_where=_is_held, postgresql_where=_is_held)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("customer_id", String(64), nullable=False),
+    Column("points", BigInteger, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+)
+
+_UPDATE_ACCOUNT = (
+    update(accounts)
+    .where(accounts.c.customer_id == bindparam("key"))
+    .values({column.name: bindparam(column.name) for column in accounts.c if not column.primary_key})
+)
+_UPDATE_HOLD = (
+    update(holds)
+    .where(holds.c.order_id == bindparam("key"))
+    .values({column.name: bindparam(column.name) for column in holds.c if not column.primary_key})
+)
+_SELECT_HOLDS = select(holds).where(holds.c.order_id.in_(bindparam("keys", expanding=True)))
+_SELECT_ACCOUNTS = select(accounts).where(accounts.c.customer_id.in_(bindparam("keys", expanding=True)))
+_SELECT_DUE = (
+    select(holds.c.order_id)
+    .where(holds.c.state == "HELD", holds.c.expires_at_us <= bindparam("now_us"))
+    .order_by(holds.c.expires_at_us)
+    .limit(bindparam("limit"))
+)
+_SELECT_PAGE = (
+    select(accounts)
+    .where(accounts.c.customer_id > bindparam("after"))
+    .order_by(accounts.c.customer_id)
+    .limit(bindparam("limit"))
+)
+
+Result = TypeVar("Result")
+
+
+class SqlStorage:
+    """The port `service.Storage` on a database."""
+
+    def __init__(self, database: Database, clock: Clock = system_clock) -> None:
+        self._database = database
+        self._writer: Writer[Command, Outcome] = Writer(database, carry_out, clock)
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="reader")
+
+    async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        """See the port."""
+        return await self._writer.execute(commands)
+
+    async def hold(self, order_id: str) -> Hold:
+        """See the port."""
+        rows = await self._read(lambda connection: _load_holds(connection, [order_id]))
+        if order_id not in rows:
+            raise UnknownHold(order_id)
+        return rows[order_id]
+
+    async def account(self, customer_id: str) -> Account:
+        """See the port."""
+        rows = await self._read(lambda connection: _load_accounts(connection, [customer_id]))
+        if customer_id not in rows:
+            raise UnknownCustomer(customer_id)
+        return rows[customer_id]
+
+    async def accounts(self, after: str, limit: int) -> Sequence[Account]:
+        """See the port."""
+        return await self._read(
+            lambda connection: [
+                _account(row) for row in connection.execute(_SELECT_PAGE, {"after": after, "limit": limit})
+            ]
+        )
+
+    async def answers(self) -> bool:
+        """Whether the database can be written: an empty transaction goes the way of every other."""
+        await self.execute([])
+        return True
+
+    def close(self) -> None:
+        """Lets what is under way finish."""
+        self._writer.close()
+        self._readers.shutdown()
+        self._database.close()
+
+    async def _read(self, query: Callable[[Connection], Result]) -> Result:
+        def run() -> Result:
+            with self._database.read() as connection:
+                return query(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+
+def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
+    """Loads what the commands are about, lets the domain decide, and writes what it changed."""
+    order_ids = {c.order_id for c in commands if isinstance(c, PlaceHold | Confirm | Release)}
+    for command in commands:
+        if isinstance(command, ExpireDue):
+            order_ids.update(connection.execute(_SELECT_DUE, {"now_us": now_us, "limit": command.limit}).scalars())
+    old_holds = _load_holds(connection, order_ids)
+    customer_ids = {c.customer_id for c in commands if isinstance(c, PlaceHold | Confirm | PutAccount)}
+    customer_ids.update(hold.customer_id for hold in old_holds.values())
+    old_accounts = _load_accounts(connection, customer_ids)
+
+    ledger = Ledger(old_accounts, old_holds)
+    outcomes = [_decide(ledger, command, now_us) for command in commands]
+
+    _save(connection, accounts, _UPDATE_ACCOUNT, old_accounts, ledger.accounts, _account_row)
+    _save(connection, holds, _UPDATE_HOLD, old_holds, ledger.holds, _hold_row)
+    if ledger.journal:
+        rows = [{"customer_id": entry.customer_id, "points": entry.points, "at_us": now_us} for entry in ledger.journal]
+        connection.execute(insert(journal), rows)
+    return outcomes
+
+
+def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
+    try:
+        match command:
+            case PlaceHold(order_id, customer_id, subtotal, redeem_points, ttl_us):
+                return ledger.place_hold(order_id, customer_id, subtotal, redeem_points, now_us + ttl_us)
+            case Confirm(order_id, customer_id, points_redeemed, points_earned):
+                return ledger.confirm(order_id, customer_id, points_redeemed, points_earned)
+            case Release(order_id):
+                ledger.release(order_id)
+                return None
+            case PutAccount(customer_id, name, tier, points):
+                return ledger.put(customer_id, name, tier, points)
+            case ExpireDue():
+                return ledger.expire_due(now_us)
+    except DomainError as refusal:
+        return refusal
+
+
+def _load_accounts(connection: Connection, customer_ids: Iterable[str]) -> dict[str, Account]:
+    keys = list(customer_ids)
+    rows = connection.execute(_SELECT_ACCOUNTS, {"keys": keys}) if keys else ()
+    return {row.customer_id: _account(row) for row in rows}
+
+
+def _load_holds(connection: Connection, order_ids: Iterable[str]) -> dict[str, Hold]:
+    keys = list(order_ids)
+    rows = connection.execute(_SELECT_HOLDS, {"keys": keys}) if keys else ()
+    return {row.order_id: _hold(row) for row in rows}
+
+
+def _account(row: Any) -> Account:
+    return Account(row.customer_id, row.name, Tier(row.tier), row.points, row.points_held)
+
+
+def _account_row(account: Account) -> dict[str, object]:
+    return {
+        "name": account.name,
+        "tier": account.tier.value,
+        "points": account.points,
+        "points_held": account.points_held,
+    }
+
+
+def _hold(row: Any) -> Hold:
+    return Hold(
+        order_id=row.order_id,
+        state=State(row.state),
+        customer_id=row.customer_id,
+        subtotal=row.subtotal,
+        redeem_points=row.redeem_points,
+        discount_percent=row.discount_percent,
+        discount=row.discount,
+        points_redeemed=row.points_redeemed,
+        points_earned=row.points_earned,
+        expires_at_us=row.expires_at_us,
+    )
+
+
+def _hold_row(hold: Hold) -> dict[str, object]:
+    return {
+        "state": hold.state.value,
+        "customer_id": hold.customer_id,
+        "subtotal": hold.subtotal,
+        "redeem_points": hold.redeem_points,
+        "discount_percent": hold.discount_percent,
+        "discount": hold.discount,
+        "points_redeemed": hold.points_redeemed,
+        "points_earned": hold.points_earned,
+        "expires_at_us": hold.expires_at_us,
+    }
+
+
+Entity = TypeVar("Entity")
+
+
+def _save(
+    connection: Connection,
+    table: Table,
+    update_by_key: Any,
+    old: dict[str, Entity],
+    new: dict[str, Entity],
+    row: Callable[[Entity], dict[str, object]],
+) -> None:
+    """Entities are immutable: what changed is another object than the one that was loaded."""
+    (key,) = table.primary_key
+    added = [{key.name: name, **row(entity)} for name, entity in new.items() if name not in old]
+    changed = [{"key": name, **row(entity)} for name, entity in new.items() if name in old and entity is not old[name]]
+    if added:
+        connection.execute(insert(table), added)
+    if changed:
+        connection.execute(update_by_key, changed)

@@ -1,0 +1,85 @@
+"""`python -m souk_loyalty`, as people and containers run it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "SOUK_LOYALTY_DATABASE_URL": f"sqlite:///{tmp_path}/loyalty.db"}
+
+
+@pytest.fixture
+def server(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A serving process and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "souk_loyalty", "serve"],
+        env={**environment, "SOUK_LOYALTY_ADDRESS": "127.0.0.1:0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        for line in process.stderr:
+            if "listens on port" in line:
+                yield process, f"127.0.0.1:{line.split()[-1]}"
+                break
+        else:
+            pytest.fail("the service ended before it listened")
+        process.kill()
+        process.wait()
+
+
+def run(command: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "souk_loyalty", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_it_serves_until_sigterm_and_its_health_says_so(
+    server: tuple[subprocess.Popen[str], str], environment: dict[str, str]
+) -> None:
+    process, address = server
+    probe = {**environment, "SOUK_LOYALTY_ADDRESS": address}
+    assert run("health", probe).returncode == 0
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    after = run("health", probe)
+    assert (after.returncode, after.stderr) == (1, f"souk_loyalty: {address} is not SERVING\n")
+
+
+def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
+    for _ in range(2):
+        assert run("migrate", environment).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("SOUK_HOLD_TTL_S", "soon", "SOUK_HOLD_TTL_S is 'soon'; it must be a number"),
+        ("SOUK_LOYALTY_HOLD_TTL_S", "0", "is '0.0'; it must be above 0 and at most a day, in seconds"),
+        ("SOUK_LOG_LEVEL", "loud", "it must be DEBUG, INFO, WARNING or ERROR"),
+    ],
+)
+def test_a_bad_setting_is_told_in_a_sentence(environment: dict[str, str], name: str, value: str, sentence: str) -> None:
+    ended = run("serve", {**environment, name: value})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"souk_loyalty: {name} ")
+    assert ended.stderr.endswith(f"{sentence}\n")
+
+
+def test_a_database_in_a_folder_that_is_not_there_is_told_in_a_sentence(environment: dict[str, str]) -> None:
+    ended = run("serve", {**environment, "SOUK_LOYALTY_DATABASE_URL": "sqlite:////no/such/folder/l.db"})
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr

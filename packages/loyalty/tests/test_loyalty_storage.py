@@ -1,0 +1,285 @@
+"""The storage on every backend: what is durable, what is atomic, and who wins when many ask at once."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, func, select, text, update
+
+from souk_loyalty import storage as storage_module
+from souk_loyalty.database import Database, SchemaBehind, SchemaMismatch
+from souk_loyalty.domain import (
+    Account,
+    Hold,
+    InsufficientPoints,
+    Ledger,
+    Settled,
+    State,
+    StorageUnavailable,
+    UnknownCustomer,
+    UnknownHold,
+)
+from souk_loyalty.janitor import Janitor
+from souk_loyalty.rules import Tier
+from souk_loyalty.service import Command, Confirm, Loyalty, Outcome, PlaceHold, PutAccount, Release
+from souk_loyalty.storage import REVISION, SqlStorage, holds, journal, metadata
+
+ADA = PutAccount("ada", "Ada", Tier.SILVER, 50)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def redeem(points: int, order_id: str = "") -> PlaceHold:
+    """A hold of Ada's points on an order of 1000."""
+    return PlaceHold(order_id or new_id(), "ada", 1000, points, ttl_us=10)
+
+
+async def test_what_was_done_is_there_after_a_restart(open_storage: Callable[[], SqlStorage]) -> None:
+    first = open_storage()
+    held, confirmed = new_id(), new_id()
+    _, hold, _ = await first.execute([ADA, redeem(20, held), Confirm(confirmed, "ada", 5, 9)])
+    first.close()
+    second = open_storage()
+    assert await second.hold(held) == hold
+    assert await second.hold(confirmed) == Hold(confirmed, State.CONFIRMED, "ada", points_redeemed=5, points_earned=9)
+    assert await second.account("ada") == Account("ada", "Ada", Tier.SILVER, points=54, points_held=20)
+
+
+async def test_each_command_of_a_list_has_an_outcome_of_its_own(storage: SqlStorage) -> None:
+    first, second, third = redeem(30), redeem(30), redeem(20)
+    outcomes = await storage.execute([ADA, first, second, third, Release(first.order_id)])
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        "Account",
+        "Hold",
+        "InsufficientPoints",
+        "Hold",
+        "NoneType",
+    ]
+    assert (await storage.account("ada")).points_held == 20
+    with pytest.raises(UnknownHold):
+        await storage.hold(second.order_id)
+
+
+@pytest.mark.parametrize("storages", [1, 2])
+async def test_of_many_who_ask_at_once_exactly_as_many_win_as_there_are_points(
+    open_storage: Callable[[], SqlStorage], storages: int
+) -> None:
+    opened = [open_storage() for _ in range(storages)]
+    await opened[0].execute([PutAccount("ada", "Ada", Tier.SILVER, 7)])
+    outcomes = await asyncio.gather(*(opened[n % storages].execute([redeem(1)]) for n in range(40)))
+    kinds = [type(outcome) for (outcome,) in outcomes]
+    assert (kinds.count(Hold), kinds.count(InsufficientPoints)) == (7, 33)
+    account = await opened[-1].account("ada")
+    assert (account.points, account.points_held, account.available) == (7, 7, 0)
+
+
+@pytest.mark.parametrize("storages", [1, 2])
+async def test_of_twenty_who_want_all_points_at_once_one_wins(
+    open_storage: Callable[[], SqlStorage], storages: int
+) -> None:
+    opened = [open_storage() for _ in range(storages)]
+    await opened[0].execute([ADA])
+    outcomes = await asyncio.gather(
+        *(opened[n % storages].execute([Confirm(new_id(), "ada", 50, 0)]) for n in range(20))
+    )
+    assert [outcome for (outcome,) in outcomes].count(None) == 1
+    assert (await opened[-1].account("ada")).points == 0
+
+
+async def test_of_twenty_with_one_order_id_all_share_one_hold(open_storage: Callable[[], SqlStorage]) -> None:
+    opened = [open_storage(), open_storage()]
+    await opened[0].execute([ADA])
+    order_id = new_id()
+    outcomes = await asyncio.gather(*(opened[n % 2].execute([redeem(3, order_id)]) for n in range(20)))
+    assert all(isinstance(outcome, Hold) for (outcome,) in outcomes)
+    assert (await opened[0].account("ada")).points_held == 3
+
+
+async def test_confirm_and_release_race_to_one_end(loyalty: Loyalty) -> None:
+    await loyalty.put_account("ada", "Ada", Tier.SILVER, 50)
+    for _ in range(10):
+        order_id = new_id()
+        await loyalty.place_hold(order_id, "ada", 1000, 30)
+        await asyncio.gather(
+            loyalty.confirm(order_id, "ada", 30, 9),
+            loyalty.release(order_id),
+            loyalty.confirm(order_id, "ada", 30, 9),
+        )
+        assert isinstance(await loyalty.confirm(order_id, "ada", 30, 9), Settled)
+    account = await loyalty.account("ada")
+    assert (account.points, account.points_held) == (50, 0)
+
+
+async def test_the_journal_and_the_confirmed_holds_account_for_every_point(
+    storage: SqlStorage, loyalty: Loyalty
+) -> None:
+    kept, released, closed = new_id(), new_id(), new_id()
+    await loyalty.put_account("ada", "Ada", Tier.SILVER, 50)
+    await loyalty.confirm(kept, "ada", 20, 9)
+    await loyalty.confirm(released, "ada", 5, 4)
+    await loyalty.release(released)
+    await loyalty.confirm(closed, "ada", 1000, 0)
+    await loyalty.put_account("ada", "Ada", Tier.SILVER, 45)
+
+    def accounted_for(connection: Connection) -> tuple[int, int]:
+        put_in = select(func.sum(journal.c.points)).where(journal.c.customer_id == "ada")
+        moved = select(func.sum(holds.c.points_earned - holds.c.points_redeemed)).where(
+            holds.c.customer_id == "ada", holds.c.state == "CONFIRMED"
+        )
+        return connection.execute(put_in).scalar_one(), connection.execute(moved).scalar_one()
+
+    put_in, moved = await storage._read(accounted_for)
+    assert (put_in, moved) == (56, -11)
+    assert (await storage.account("ada")).points == put_in + moved
+
+
+async def test_the_highest_amounts_fit(loyalty: Loyalty) -> None:
+    order_id = new_id()
+    await loyalty.put_account("ada", "Ada", Tier.GOLD, 10**12)
+    hold = await loyalty.place_hold(order_id, "ada", 10**17, 10**12)
+    assert hold.discount == 10**16
+    assert await loyalty.confirm(order_id, "ada", hold.points_redeemed, hold.points_earned) is None
+    assert (await loyalty.account("ada")).points == (10**17 - 10**16 - 10**12) // 100
+
+
+async def test_a_failing_command_leaves_those_beside_it_alone(
+    storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = storage_module._decide
+    bomb = PutAccount("bomb", "Bomb", Tier.GOLD, 1)
+
+    def explode(ledger: Ledger, command: Command, now_us: int) -> Outcome:
+        if command == bomb:
+            raise ZeroDivisionError
+        return decide(ledger, command, now_us)
+
+    monkeypatch.setattr(storage_module, "_decide", explode)
+    results = await asyncio.gather(
+        *(
+            storage.execute([PutAccount(f"c{n}", "Customer", Tier.GOLD, 1), *([bomb] if n == 3 else [])])
+            for n in range(8)
+        ),
+        return_exceptions=True,
+    )
+    assert [n for n, result in enumerate(results) if isinstance(result, Exception)] == [3]
+    assert isinstance(results[3], ZeroDivisionError)
+    accounts = await storage.accounts("", 100)
+    assert [account.customer_id for account in accounts] == ["c0", "c1", "c2", "c4", "c5", "c6", "c7"]
+
+
+async def test_the_database_itself_refuses_to_hold_fewer_than_no_points(storage: SqlStorage) -> None:
+    await storage.execute([ADA])
+    with storage._database.write() as connection, pytest.raises(Exception, match="held_is_not_negative"):
+        connection.execute(update(storage_module.accounts).values(points_held=-1))
+
+
+async def test_accounts_come_by_customer_id_a_page_at_a_time(loyalty: Loyalty) -> None:
+    for customer_id in ("c", "a", "e", "b", "d"):
+        await loyalty.put_account(customer_id, customer_id.upper(), Tier.STANDARD, 1)
+    pages, token = [], ""
+    while True:
+        accounts, token = await loyalty.accounts(2, token)
+        pages.append([account.customer_id for account in accounts])
+        if not token:
+            break
+    assert pages == [["a", "b"], ["c", "d"], ["e"]]
+
+
+async def test_an_unknown_customer_is_said_to_be_unknown(loyalty: Loyalty) -> None:
+    with pytest.raises(UnknownCustomer):
+        await loyalty.account("ada")
+    with pytest.raises(UnknownCustomer):
+        await loyalty.place_hold(new_id(), "ada", 1000, 0)
+
+
+async def test_the_janitor_ends_the_holds_that_are_due_and_no_others(
+    loyalty: Loyalty, advance: Callable[[float], None], hold_ttl_s: float
+) -> None:
+    await loyalty.put_account("ada", "Ada", Tier.SILVER, 1000)
+    early = [new_id() for _ in range(150)]
+    for order_id in early:
+        await loyalty.place_hold(order_id, "ada", 1000, 1)
+    renewed, confirmed = early.pop(), early.pop()
+    advance(hold_ttl_s / 2)
+    await loyalty.place_hold(renewed, "ada", 1000, 1)
+    await loyalty.confirm(confirmed, "ada", 1, 0)
+    janitor = Janitor(loyalty, period_s=1)
+    assert await janitor.run_once() == 0
+    advance(hold_ttl_s / 2)
+    assert await janitor.run_once() == len(early)
+    assert (await loyalty.account("ada")).points_held == 1
+    assert (await loyalty.hold(renewed)).state is State.HELD
+    assert (await loyalty.hold(confirmed)).state is State.CONFIRMED
+    assert (await loyalty.hold(early[0])).state is State.EXPIRED
+
+
+async def test_the_janitor_goes_on_when_the_database_was_away(
+    storage: SqlStorage, loyalty: Loyalty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = storage.execute
+    tries = 0
+    back = asyncio.Event()
+
+    async def away_once(commands: Sequence[Command]) -> Sequence[Outcome]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise StorageUnavailable
+        back.set()
+        return await execute(commands)
+
+    monkeypatch.setattr(storage, "execute", away_once)
+    running = asyncio.create_task(Janitor(loyalty, period_s=0.001).run())
+    async with asyncio.timeout(10):
+        await back.wait()
+    running.cancel()
+
+
+async def test_a_closed_storage_is_unavailable(storage: SqlStorage) -> None:
+    storage.close()
+    with pytest.raises(StorageUnavailable):
+        await storage.execute([ADA])
+
+
+async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
+    storage = SqlStorage(Database(f"sqlite:///{tmp_path}/no/such/folder/l.db"))
+    with pytest.raises(StorageUnavailable):
+        await storage.execute([ADA])
+    with pytest.raises(StorageUnavailable):
+        await storage.account("ada")
+    storage.close()
+
+
+def test_the_migrations_make_what_the_storage_reads_and_writes(database_url: str) -> None:
+    database = Database(database_url)
+    with database.read() as connection:
+        difference = compare_metadata(MigrationContext.configure(connection), metadata)
+    database.close()
+    # One table is the migrations' own.
+    assert [(change[0], change[1].name) for change in difference] == [("remove_table", "schema_support")]
+
+
+def test_a_database_without_migrations_says_what_to_do(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/empty.db")
+    with pytest.raises(SchemaBehind, match="run the `migrate` command"):
+        database.check_schema(REVISION, "1.0.0")
+    database.close()
+
+
+def test_a_schema_fits_the_versions_that_it_names_and_later_ones(database_url: str) -> None:
+    database = Database(database_url)
+    database.check_schema(REVISION, "1.0.0")
+    with pytest.raises(SchemaBehind, match="needs 9999"):
+        database.check_schema("9999", "1.0.0")
+    with database.write() as connection:
+        connection.execute(text("UPDATE schema_support SET revision = '9999', oldest_version = '1.10.0'"))
+    database.check_schema(REVISION, "1.10.0")
+    with pytest.raises(SchemaMismatch, match=r"run version 1\.10\.0 or later"):
+        database.check_schema(REVISION, "1.9.0")
+    database.close()

@@ -1,0 +1,77 @@
+"""Real deployments of Souk to test against, and what is said where some cannot be had."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.deployments import DEPLOYMENTS, Deployment
+
+ROOT = Path(__file__).parent.parent
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def engine_answers() -> bool:
+    """Whether a container engine with buildx and Compose is there."""
+    checks = (["docker", "info"], ["docker", "buildx", "version"], ["docker", "compose", "version"])
+    return shutil.which("docker") is not None and all(
+        subprocess.run(check, capture_output=True, check=False).returncode == 0 for check in checks
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "containers: needs a container engine; left out, and said so, where none answers"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if item.get_closest_marker("containers")]
+    if not left_out or engine_answers():
+        return
+    config.stash[LEFT_OUT] = len(left_out)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"NO CONTAINER ENGINE ANSWERS HERE: {count} container tests were left out. Start Docker and run again.",
+            red=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def images() -> None:
+    """The images of this tree, built and tagged."""
+    subprocess.run(["scripts/images", "build"], cwd=ROOT, check=True)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(name, marks=() if name == "processes" else pytest.mark.containers) for name in sorted(DEPLOYMENTS)
+    ],
+)
+def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Souk, running in each of the ways that it can be deployed; all of it is gone at the end."""
+    if request.param != "processes":
+        request.getfixturevalue("images")
+    souk = DEPLOYMENTS[request.param](ROOT, tmp_path_factory.mktemp("souk"))
+    try:
+        souk.start()
+        yield souk
+    finally:
+        souk.destroy()
+
+
+@pytest.fixture
+def rest(deployment: Deployment) -> Iterator[httpx.Client]:
+    """A client of the deployment's REST interface."""
+    with httpx.Client(base_url=deployment.url, timeout=30) as client:
+        yield client
