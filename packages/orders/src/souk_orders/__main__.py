@@ -49,7 +49,9 @@ def _serve(settings: Settings) -> None:
         if not database.embedded:
             raise
         # In a process of its own, so that this one never holds what migrations need.
-        subprocess.run([sys.executable, "-m", f"souk_{SERVICE}", "migrate"], check=True)
+        migrating = subprocess.run([sys.executable, "-m", f"souk_{SERVICE}", "migrate"], check=False)
+        if migrating.returncode:
+            sys.exit(migrating.returncode)  # it has said why
         database.check_schema(REVISION, __version__)
     uvloop.run(serve(settings, database))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 
 from .domain import StorageUnavailable
 
@@ -98,7 +98,9 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError) as error:  # a full disk, a lost connection, a file that is not there
+    except (IntegrityError, DataError, ProgrammingError, NotSupportedError):  # our own mistake
+        raise
+    except DBAPIError as error:  # a full disk, a lost connection, a file that is no database
         raise StorageUnavailable from error
 
 

@@ -90,8 +90,8 @@ def fitting(orders: Sequence[Order]) -> int:
 
 
 def page_token(position: Position) -> str:
-    """The token of the page that follows `position`."""
-    return base64.urlsafe_b64encode("{} {}".format(*position).encode()).decode()
+    """The token of the page that follows `position`; it needs no escaping in a URL."""
+    return base64.urlsafe_b64encode("{} {}".format(*position).encode()).decode().rstrip("=")
 
 
 def position(token: str) -> Position:
@@ -99,7 +99,8 @@ def position(token: str) -> Position:
     if not token:
         return START
     try:
-        found = _POSITION.fullmatch(base64.b64decode(token, altchars=b"-_", validate=True).decode("ascii"))
+        padded = token + "=" * (-len(token) % 4)
+        found = _POSITION.fullmatch(base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii"))
     except (binascii.Error, ValueError):
         found = None
     if found is None or int(found[1]) > _INT64:

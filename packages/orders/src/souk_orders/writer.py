@@ -40,7 +40,8 @@ class Writer(Generic[Command, Outcome]):
     """Carries out commands in the order they come, durably, each transaction with one `now`.
 
     `carry_out(connection, commands, now_us)` gives an outcome for each command. If it raises, nothing of that
-    transaction stays; jobs that shared it are then tried one by one, so that one cannot spoil the others.
+    transaction stays; jobs that shared it are then tried one by one, so that one cannot spoil the others. Where the
+    database itself failed, all fail with StorageUnavailable: a commit may have come through unheard.
     """
 
     def __init__(
@@ -94,10 +95,10 @@ class Writer(Generic[Command, Outcome]):
                 outcomes = iter(self._carry_out(connection, commands, self._clock()))
                 results = [[next(outcomes) for _ in job.commands] for job in jobs]
         except Exception as error:  # noqa: BLE001 (it belongs to whoever asked, in another thread)
-            if len(jobs) == 1:
-                _call_soon(jobs[0].loop, _fail, jobs[0].answer, error)
-            else:
-                for job in jobs:
+            for job in jobs:
+                if len(jobs) == 1 or isinstance(error, StorageUnavailable):
+                    _call_soon(job.loop, _fail, job.answer, error)
+                else:
                     self._commit([job])
             return
         # All jobs come from the service's one loop: wake it once.
