@@ -1,0 +1,74 @@
+"""`python -m souk_… serve | migrate | health`. Exit codes: 1 failed, 2 bad usage or settings.
+
+The same file stands in every service that has a database; see docs/adr/0003-one-writer.md.
+"""
+
+import argparse
+import logging
+import subprocess
+import sys
+
+from . import SERVICE, __version__
+from .database import Database, SchemaBehind, SchemaMismatch
+from .domain import StorageUnavailable
+from .environment import BadSetting, read
+from .settings import Settings
+from .storage import REVISION
+
+
+def main() -> None:
+    """Runs the command that the arguments name; imports what it needs, and no more."""
+    parser = argparse.ArgumentParser(prog=f"souk_{SERVICE}")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="answer calls until SIGTERM").set_defaults(run=_serve)
+    commands.add_parser("migrate", help="bring the database up to date").set_defaults(run=_migrate)
+    commands.add_parser("health", help="exit 0 if the server is SERVING").set_defaults(run=_health)
+    arguments = parser.parse_args()
+    try:
+        settings = read(Settings, SERVICE)
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
+        )
+        arguments.run(settings)
+    except BadSetting as error:
+        parser.exit(2, f"souk_{SERVICE}: {error}\n")
+    except (SchemaMismatch, StorageUnavailable, RuntimeError) as error:
+        parser.exit(1, f"souk_{SERVICE}: {error}\n")
+
+
+def _serve(settings: Settings) -> None:
+    import uvloop
+
+    from .app import serve
+
+    database = Database(settings.database_url)
+    try:
+        database.check_schema(REVISION, __version__)
+    except SchemaBehind:
+        if not database.embedded:
+            raise
+        # In a process of its own, so that this one never holds what migrations need.
+        migrating = subprocess.run([sys.executable, "-m", f"souk_{SERVICE}", "migrate"], check=False)
+        if migrating.returncode:
+            sys.exit(migrating.returncode)  # it has said why
+        database.check_schema(REVISION, __version__)
+    uvloop.run(serve(settings, database))
+
+
+def _migrate(settings: Settings) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every plugin as soon as it is imported
+    from .migrate import migrate
+
+    migrate(settings.database_url)
+
+
+def _health(settings: Settings) -> None:
+    from souk_contracts.probe import is_serving
+
+    if not is_serving(settings.address):
+        raise RuntimeError(f"{settings.address} is not SERVING")
+
+
+if __name__ == "__main__":
+    main()

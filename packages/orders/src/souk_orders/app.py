@@ -1,0 +1,52 @@
+"""Wires the service together, and takes it apart: the only place that knows everything."""
+
+import asyncio
+import logging
+
+from souk_contracts.channel import connect
+from souk_contracts.server import GrpcServer, ServerSettings, termination
+from souk_orders import SERVICE, __version__
+from souk_orders.book import Participant
+from souk_orders.clients import LoyaltyClient, ReservationsClient
+from souk_orders.database import Database
+from souk_orders.relay import OutboxRelay
+from souk_orders.service import Orders
+from souk_orders.servicer import OrdersServicer
+from souk_orders.settings import Settings
+from souk_orders.storage import SqlStorage
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings, database: Database) -> None:
+    """Serves until SIGTERM or SIGINT, then lets calls finish. Raises RuntimeError where the address cannot be had."""
+    stopping = termination()
+    storage = SqlStorage(database)
+    user_agent = f"souk-{SERVICE}/{__version__}"
+    timeout_s = settings.relay_timeout_s
+    async with (
+        connect(settings.reservations_target, user_agent=user_agent) as reservations,
+        connect(settings.loyalty_target, user_agent=user_agent) as loyalty,
+    ):
+        relay = OutboxRelay(
+            storage,
+            {
+                Participant.RESERVATIONS: ReservationsClient(reservations, timeout_s=timeout_s),
+                Participant.LOYALTY: LoyaltyClient(loyalty, timeout_s=timeout_s),
+            },
+            period_s=settings.relay_period_s,
+            timeout_s=timeout_s,
+        )
+        server = GrpcServer(
+            ServerSettings(SERVICE, __version__, settings.address),
+            [OrdersServicer(Orders(storage, relay.wake, hold_margin_s=settings.hold_margin_s))],
+            storage.answers,
+        )
+        await server.start()
+        relaying = asyncio.create_task(relay.run())
+        await stopping.wait()
+        log.info("stopping")
+        await server.drain()
+        relay.stop()
+        await relaying
+    storage.close()

@@ -1,0 +1,199 @@
+"""Which decision stands for an id, and what must be told to whom because of it. Standard library only.
+
+There is one decision for an order id, made once: an order, or a refusal. Every call stands here, and nowhere else:
+
+    call       no row              ACCEPTED           CONFIRMED          COMPLETED          CANCELLED
+    create     ACCEPTED            as it stands       as it stands       as it stands       as it stands
+               + Confirm to both
+    refuse     refused             as it stands       as it stands       as it stands       as it stands
+               + Release to both
+    cancel     UnknownOrder        CANCELLED          CANCELLED          WrongStatus        unchanged
+                                   + Release to both  + Release to both
+    complete   UnknownOrder        WrongStatus        COMPLETED          unchanged          WrongStatus
+    last yes   -                   CONFIRMED          -                  -                  -
+    a no       -                   as cancel          -                  -                  -
+
+An order without loyalty sends it a Release in place of the Confirm, and needs the yes of reservations only. A refused
+id gives its refusal to create and refuse, and is unknown to all others. A replay with another fingerprint is KeyReused.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from souk_orders.domain import (
+    CANCELLED_BY_CUSTOMER,
+    Decided,
+    Decision,
+    HoldExpiring,
+    KeyReused,
+    Order,
+    Refusal,
+    RefusedOrder,
+    Status,
+    Terms,
+    UnknownOrder,
+)
+
+
+class Participant(StrEnum):
+    """Who takes part in an order."""
+
+    RESERVATIONS = "RESERVATIONS"
+    LOYALTY = "LOYALTY"
+
+
+class Kind(StrEnum):
+    """What a participant is told."""
+
+    CONFIRM = "CONFIRM"
+    RELEASE = "RELEASE"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a participant must still be told; gone once it has answered. One at most for an order and a participant.
+
+    It is due at `due_at_us`, and until `leased_until_us` someone is sending it.
+    """
+
+    order_id: str
+    participant: Participant
+    kind: Kind
+    created_at_us: int
+    due_at_us: int
+    leased_until_us: int = 0
+    attempts: int = 0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A leased message, and the decision that it is about."""
+
+    message: Message
+    decision: Decision
+
+
+class OrderBook:
+    """The decisions and messages that a transaction is about, and what may be done to them.
+
+    It holds every decision that the calls name, and every message of it; what is not there does not exist. A call
+    that raises has changed nothing.
+    """
+
+    def __init__(self, decisions: Mapping[str, Decision], outbox: Iterable[Message], now_us: int) -> None:
+        self.decisions = dict(decisions)
+        self.outbox = {(message.order_id, message.participant): message for message in outbox}
+        self._now_us = now_us
+
+    def create(self, order_id: str, fingerprint: bytes, terms: Terms, accept_until_us: int) -> Decided:
+        """Takes an order, or gives what was decided before. Raises KeyReused, HoldExpiring."""
+        if (before := self._decided_before(order_id, fingerprint)) is not None:
+            return before
+        if self._now_us > accept_until_us:
+            raise HoldExpiring(order_id)
+        order = Order(order_id, fingerprint, terms, Status.ACCEPTED, "", self._now_us)
+        self.decisions[order_id] = order
+        self._tell(order_id, Participant.RESERVATIONS, Kind.CONFIRM)
+        self._tell(order_id, Participant.LOYALTY, Kind.RELEASE if terms.without_loyalty else Kind.CONFIRM)
+        return Decided(order, replayed=False)
+
+    def refuse(self, order_id: str, fingerprint: bytes, customer_id: str, refusal: Refusal) -> Decided:
+        """Refuses an order, or gives what was decided before. Raises KeyReused."""
+        if (before := self._decided_before(order_id, fingerprint)) is not None:
+            return before
+        refused = RefusedOrder(order_id, fingerprint, customer_id, refusal, self._now_us)
+        self.decisions[order_id] = refused
+        self._release(order_id)
+        return Decided(refused, replayed=False)
+
+    def cancel(self, order_id: str) -> Order:
+        """Cancels an order that is not completed. Raises UnknownOrder, WrongStatus."""
+        return self._cancel(self._order(order_id), CANCELLED_BY_CUSTOMER)
+
+    def complete(self, order_id: str) -> Order:
+        """Completes a confirmed order. Raises UnknownOrder, WrongStatus."""
+        return self._settle(self._order(order_id).completed())
+
+    def lease(self, participant: Participant, limit: int, lease_us: int) -> tuple[Delivery, ...]:
+        """Hands out messages that are due and that nobody is sending, those first that have waited longest."""
+        now_us = self._now_us
+        due = [
+            message
+            for message in self.outbox.values()
+            if message.participant is participant and message.due_at_us <= now_us and message.leased_until_us <= now_us
+        ]
+        due.sort(key=lambda message: message.due_at_us)
+        leased = [replace(message, leased_until_us=now_us + lease_us) for message in due[:limit]]
+        self.outbox.update({(message.order_id, message.participant): message for message in leased})
+        return tuple(Delivery(message, self.decisions[message.order_id]) for message in leased)
+
+    def answered(self, message: Message, no: Refusal | None) -> Order | None:
+        """Takes a participant's answer, None for yes; gives the order where that has settled it.
+
+        The answer counts only while that very message is pending, and to a Confirm only while the order is ACCEPTED.
+        """
+        key = (message.order_id, message.participant)
+        pending = self.outbox.get(key)
+        if pending is None or pending.kind is not message.kind:
+            return None
+        if pending.kind is Kind.RELEASE:
+            del self.outbox[key]
+            return None
+        order = self._order(message.order_id)
+        if order.status is not Status.ACCEPTED:
+            return None
+        if no is not None:
+            return self._cancel(order, no.reason)
+        del self.outbox[key]
+        others = (self.outbox.get((order.order_id, participant)) for participant in Participant)
+        if any(other is not None and other.kind is Kind.CONFIRM for other in others):
+            return None
+        return self._settle(order.confirmed())
+
+    def put_off(self, message: Message, error: str, delay_us: int) -> None:
+        """Gives a message back whose call failed, to be sent again after `delay_us`; by whoever holds its lease."""
+        key = (message.order_id, message.participant)
+        pending = self.outbox.get(key)
+        if pending is None or pending.kind is not message.kind or pending.leased_until_us != message.leased_until_us:
+            return
+        self.outbox[key] = replace(
+            pending,
+            due_at_us=self._now_us + delay_us,
+            leased_until_us=0,
+            attempts=pending.attempts + 1,
+            last_error=error,
+        )
+
+    def _decided_before(self, order_id: str, fingerprint: bytes) -> Decided | None:
+        decision = self.decisions.get(order_id)
+        if decision is None:
+            return None
+        if decision.fingerprint != fingerprint:
+            raise KeyReused(order_id)
+        return Decided(decision, replayed=True)
+
+    def _order(self, order_id: str) -> Order:
+        decision = self.decisions.get(order_id)
+        if not isinstance(decision, Order):
+            raise UnknownOrder(order_id)
+        return decision
+
+    def _cancel(self, order: Order, reason: str) -> Order:
+        cancelled = order.cancelled(reason)
+        if cancelled is not order:
+            self._release(order.order_id)
+        return self._settle(cancelled)
+
+    def _settle(self, order: Order) -> Order:
+        self.decisions[order.order_id] = order
+        return order
+
+    def _release(self, order_id: str) -> None:
+        for participant in Participant:
+            self._tell(order_id, participant, Kind.RELEASE)
+
+    def _tell(self, order_id: str, participant: Participant, kind: Kind) -> None:
+        # It takes the place of what is pending for the same participant.
+        self.outbox[order_id, participant] = Message(order_id, participant, kind, self._now_us, self._now_us)

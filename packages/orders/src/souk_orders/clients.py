@@ -1,0 +1,65 @@
+"""The participants over gRPC: the port `relay.ParticipantClient` on the generated stubs."""
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import grpc
+
+from souk_contracts.loyalty import v1 as loyalty
+from souk_contracts.reservations import v1 as reservations
+from souk_orders.domain import Order, Refusal
+from souk_orders.relay import CallFailed
+
+Response = TypeVar("Response")
+
+
+class ReservationsClient:
+    """Confirms and releases the goods of an order."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+        self._stub = reservations.ReservationsStub(channel, timeout_s=timeout_s)
+
+    async def confirm(self, order: Order) -> Refusal | None:
+        """See the port."""
+        lines = [reservations.Line(sku=line.sku, quantity=line.quantity) for line in order.terms.lines]
+        request = reservations.ConfirmRequest(order_id=order.order_id, lines=lines)
+        answer = await _answer(self._stub.confirm(request))
+        return None if answer.confirmed else _no(answer.reason, answer.detail)
+
+    async def release(self, order_id: str) -> None:
+        """See the port."""
+        await _answer(self._stub.release(reservations.ReleaseRequest(order_id=order_id)))
+
+
+class LoyaltyClient:
+    """Confirms and releases the points of an order."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+        self._stub = loyalty.LoyaltyStub(channel, timeout_s=timeout_s)
+
+    async def confirm(self, order: Order) -> Refusal | None:
+        """See the port."""
+        request = loyalty.ConfirmRequest(
+            order_id=order.order_id,
+            customer_id=order.terms.customer_id,
+            points_redeemed=order.terms.points_redeemed,
+            points_earned=order.terms.points_earned,
+        )
+        answer = await _answer(self._stub.confirm(request))
+        return None if answer.confirmed else _no(answer.reason, answer.detail)
+
+    async def release(self, order_id: str) -> None:
+        """See the port."""
+        await _answer(self._stub.release(loyalty.ReleaseRequest(order_id=order_id)))
+
+
+async def _answer(call: Awaitable[Response]) -> Response:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise CallFailed(f"{error.code().name}: {error.details()}") from error
+
+
+def _no(reason: reservations.ErrorReason | loyalty.ErrorReason, detail: str) -> Refusal:
+    # A reason of a newer version has a number only.
+    return Refusal(reason.name or f"REASON_{reason.value}", detail, {})

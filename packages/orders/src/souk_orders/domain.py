@@ -1,0 +1,181 @@
+"""Orders: what they say, and which way they go. Standard library only.
+
+What must be told to whom because of it is in `book.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+CANCELLED_BY_CUSTOMER = "CUSTOMER"
+"""The status reason of what `cancel` cancelled."""
+
+
+class DomainError(Exception):
+    """A refusal. Its text is for people; `metadata` says what it is about."""
+
+    def __init__(self, detail: str, **metadata: object) -> None:
+        super().__init__(detail)
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+class InvalidArgument(DomainError):
+    """A field is missing or out of its range."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field} {detail}", field=field)
+
+
+class UnknownOrder(DomainError):
+    """There is no such order."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"there is no order {order_id}")
+
+
+class KeyReused(DomainError):
+    """The id was decided for another request."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"the id {order_id} was used for another request; use a new one")
+
+
+class HoldExpiring(DomainError):
+    """The earliest of the holds ends so soon that it could expire before it is confirmed."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"what is held for the order {order_id} ends too soon to rely on; place the order again")
+
+
+class WrongStatus(DomainError):
+    """The order's status does not allow it."""
+
+    def __init__(self, order_id: str, status: "Status", wanted: str) -> None:
+        super().__init__(f"the order {order_id} is {status} and cannot be {wanted}", status=status)
+
+
+class StorageUnavailable(DomainError):
+    """The database does not answer, or cannot write. Nothing was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("the database does not answer; try again later")
+
+
+class Status(StrEnum):
+    """Where an order is on its way."""
+
+    ACCEPTED = "ACCEPTED"
+    CONFIRMED = "CONFIRMED"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Pieces of an item at a price, in minor units for one."""
+
+    sku: str
+    name: str
+    quantity: int
+    unit_price: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an order says: who gets what for how much. Money in minor units of `currency`."""
+
+    customer_id: str
+    currency: str
+    lines: tuple[Line, ...]
+    discount_percent: int
+    discount: int
+    points_redeemed: int
+    points_earned: int
+    without_loyalty: bool
+
+    @property
+    def subtotal(self) -> int:
+        """The sum of the lines."""
+        return sum(line.quantity * line.unit_price for line in self.lines)
+
+    @property
+    def total(self) -> int:
+        """What is left to pay."""
+        return self.subtotal - self.discount - self.points_redeemed
+
+    def check_figures(self) -> None:
+        """Raises InvalidArgument where the figures contradict each other."""
+        figures = (self.discount_percent, self.discount, self.points_redeemed, self.points_earned)
+        if self.without_loyalty and any(figures):
+            raise InvalidArgument("without_loyalty", "means no discount and no points")
+        discount = self.subtotal * self.discount_percent // 100
+        if self.discount != discount:
+            percent = f"{self.discount_percent} percent of {self.subtotal}"
+            raise InvalidArgument("discount", f"must be {discount}, {percent} rounded down, and is {self.discount}")
+        payable = self.subtotal - discount
+        if self.points_redeemed > payable:
+            raise InvalidArgument("points_redeemed", f"must be at most {payable}, and is {self.points_redeemed}")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order that was taken. `status_reason` says why it was cancelled, in capitals."""
+
+    order_id: str
+    fingerprint: bytes
+    terms: Terms
+    status: Status
+    status_reason: str
+    created_at_us: int
+
+    def confirmed(self) -> "Order":
+        """Goods and points are the order's own. For an ACCEPTED one only."""
+        assert self.status is Status.ACCEPTED
+        return replace(self, status=Status.CONFIRMED)
+
+    def completed(self) -> "Order":
+        """Handed over; a COMPLETED one is left as it is. Raises WrongStatus."""
+        if self.status is Status.COMPLETED:
+            return self
+        if self.status is not Status.CONFIRMED:
+            raise WrongStatus(self.order_id, self.status, "completed")
+        return replace(self, status=Status.COMPLETED)
+
+    def cancelled(self, reason: str) -> "Order":
+        """Not to be; a CANCELLED one is left as it is. Raises WrongStatus."""
+        if self.status is Status.CANCELLED:
+            return self
+        if self.status is Status.COMPLETED:
+            raise WrongStatus(self.order_id, self.status, "cancelled")
+        return replace(self, status=Status.CANCELLED, status_reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something was refused: a reason in capitals, a text for people, and what it is about."""
+
+    reason: str
+    detail: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedOrder:
+    """An id that was decided not to become an order."""
+
+    order_id: str
+    fingerprint: bytes
+    customer_id: str
+    refusal: Refusal
+    created_at_us: int
+
+
+Decision = Order | RefusedOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision as it stands; `replayed` where it had been made before."""
+
+    decision: Decision
+    replayed: bool

@@ -1,0 +1,52 @@
+"""Reads settings from the environment.
+
+The same file stands in every service that has a database; see docs/adr/0003-one-writer.md.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
+
+
+class BadSetting(Exception):
+    """A setting has a value that cannot be; the text names it and says what is wanted."""
+
+
+def read(settings: type[Settings], service: str, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Fills a dataclass of text, numbers and switches: `hold_ttl_s` from SOUK_<SERVICE>_HOLD_TTL_S or SOUK_HOLD_TTL_S.
+
+    An empty value counts as none. Raises BadSetting, also where the dataclass itself raises ValueError with a text
+    that begins with a field's name.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name, field in settings.__dataclass_fields__.items():  # type: ignore[attr-defined]  # a dataclass has them
+        names = [f"SOUK_{service.upper()}_{name.upper()}", f"SOUK_{name.upper()}"]
+        sources[name] = next((each for each in names if environment.get(each)), names[0])
+        if text := environment.get(sources[name]):
+            try:
+                values[name] = _PARSERS[field.type](text)
+            except (KeyError, ValueError):
+                wanted = "true or false" if field.type is bool else "a number"
+                raise BadSetting(f"{sources[name]} is '{text}'; it must be {wanted}") from None
+    try:
+        return settings(**values)
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        raise BadSetting(f"{sources[name]} {rest}") from None
+
+
+def require(condition: bool, name: str, value: object, wanted: str) -> None:
+    """For a dataclass's own checks. Raises ValueError in the form that `read` understands."""
+    if not condition:
+        raise ValueError(f"{name} is '{value}'; it must be {wanted}")
+
+
+_PARSERS: dict[object, Any] = {
+    str: str,
+    int: int,
+    float: float,
+    bool: {"true": True, "false": False}.__getitem__,
+}

@@ -1,0 +1,136 @@
+"""What a call may hold: each check gives back what it was given, or raises InvalidArgument."""
+
+import base64
+import binascii
+import re
+import uuid
+from collections.abc import Sequence
+from itertools import accumulate
+
+from souk_orders.domain import InvalidArgument, Line, Order, Refusal, Terms
+
+MAX_LINES = 100
+MAX_QUANTITY = 1_000_000
+MAX_PRICE = 1_000_000_000
+"""Of one piece, in minor units."""
+MAX_POINTS_EARNED = 1_000_000_000_000_000
+MAX_PAGE = 500
+DEFAULT_PAGE = 50
+MAX_PAGE_LINES = 4000
+"""Of all orders on a page: at their longest they stay below the 4 MiB that a gRPC message may have by default."""
+
+_INT64 = 2**63 - 1
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+_POSITION = re.compile(r"([0-9]{1,19}) ([0-9a-f-]{36})")
+
+Position = tuple[int, str]
+"""Of an order among all: when it was created, and its id."""
+
+START: Position = (_INT64, "")
+"""Before the newest order."""
+
+
+def order_id(text: str) -> str:
+    """A UUID in its canonical form."""
+    try:
+        canonical = str(uuid.UUID(text))
+    except ValueError:
+        canonical = None
+    if text != canonical:
+        raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, and is '{text[:64]}'")
+    return text
+
+
+def fingerprint(digest: bytes) -> bytes:
+    """A SHA-256."""
+    if len(digest) != 32:
+        raise InvalidArgument("fingerprint", f"must have 32 bytes, and has {len(digest)}")
+    return digest
+
+
+def customer_id(text: str) -> str:
+    """An id as loyalty knows it."""
+    return _matching("customer_id", _NAME, text, "must have 1 to 64 letters, digits and . _ -")
+
+
+def terms(given: Terms) -> Terms:
+    """Terms in their limits whose figures agree with each other."""
+    customer_id(given.customer_id)
+    _matching("currency", re.compile(r"[A-Z]{3}"), given.currency, "must be an ISO 4217 code")
+    _lines(given.lines)
+    _in_range("discount_percent", given.discount_percent, 0, 100)
+    _in_range("discount", given.discount, 0, _INT64)
+    _in_range("points_redeemed", given.points_redeemed, 0, _INT64)
+    _in_range("points_earned", given.points_earned, 0, MAX_POINTS_EARNED)
+    given.check_figures()
+    return given
+
+
+def refusal(given: Refusal) -> Refusal:
+    """A refusal that is small enough to keep."""
+    _matching("refusal.reason", _REASON, given.reason, "must be a word in capitals")
+    _text("refusal.detail", given.detail, 0, 4000)
+    _in_range("refusal.metadata", len(given.metadata), 0, 64)
+    for key, value in given.metadata.items():
+        _text("refusal.metadata", key, 1, 64)
+        _text("refusal.metadata", value, 0, 1000)
+    return given
+
+
+def page_size(wanted: int) -> int:
+    """How many orders a page holds."""
+    return _in_range("page_size", wanted, 0, MAX_PAGE) or DEFAULT_PAGE
+
+
+def fitting(orders: Sequence[Order]) -> int:
+    """How many of the orders, from the first, fit on one page."""
+    lines = accumulate(len(order.terms.lines) for order in orders)
+    return sum(1 for total in lines if total <= MAX_PAGE_LINES)
+
+
+def page_token(position: Position) -> str:
+    """The token of the page that follows `position`; it needs no escaping in a URL."""
+    return base64.urlsafe_b64encode("{} {}".format(*position).encode()).decode().rstrip("=")
+
+
+def position(token: str) -> Position:
+    """Where the page of a token begins."""
+    if not token:
+        return START
+    try:
+        padded = token + "=" * (-len(token) % 4)
+        found = _POSITION.fullmatch(base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii"))
+    except (binascii.Error, ValueError):
+        found = None
+    if found is None or int(found[1]) > _INT64:
+        raise InvalidArgument("page_token", "is not one that this call gave; begin without one")
+    return int(found[1]), found[2]
+
+
+def _lines(lines: Sequence[Line]) -> None:
+    _in_range("lines", len(lines), 1, MAX_LINES)
+    for line in lines:
+        _matching("sku", _NAME, line.sku, "must have 1 to 64 letters, digits and . _ -")
+        _text("name", line.name, 1, 200)
+        _in_range("quantity", line.quantity, 1, MAX_QUANTITY)
+        _in_range("unit_price", line.unit_price, 0, MAX_PRICE)
+    if len({line.sku for line in lines}) < len(lines):
+        raise InvalidArgument("lines", "name an SKU twice; put the pieces of one SKU in one line")
+
+
+def _matching(field: str, pattern: re.Pattern[str], text: str, wanted: str) -> str:
+    if not pattern.fullmatch(text):
+        raise InvalidArgument(field, f"{wanted}, and is '{text[:80]}'")
+    return text
+
+
+def _text(field: str, text: str, shortest: int, longest: int) -> None:
+    if not shortest <= len(text) <= longest or "\0" in text:
+        raise InvalidArgument(field, f"must have {shortest} to {longest} characters and no NUL")
+
+
+def _in_range(field: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise InvalidArgument(field, f"must be from {low} to {high}, and is {value}")
+    return value

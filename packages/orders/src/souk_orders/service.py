@@ -1,0 +1,169 @@
+"""What the service does for others, and what it needs for that.
+
+A use case checks what it is given and hands commands to the storage, which carries out all that are waiting in one
+transaction: so commands go in lists, and each has an outcome of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from souk_orders import limits
+from souk_orders.book import Delivery, Message, Participant
+from souk_orders.domain import Decided, DomainError, Order, Refusal, Status, Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Outcome: Decided, or KeyReused, HoldExpiring (for a new order after `accept_until_us`)."""
+
+    order_id: str
+    fingerprint: bytes
+    terms: Terms
+    accept_until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Outcome: Decided, or KeyReused."""
+
+    order_id: str
+    fingerprint: bytes
+    customer_id: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Outcome: the Order, or UnknownOrder, WrongStatus."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Outcome: the Order, or UnknownOrder, WrongStatus."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Hands out messages that are due, for `lease_us`. Outcome: the Deliveries, those first that waited longest."""
+
+    participant: Participant
+    limit: int
+    lease_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a participant said to a message, None for yes. Outcome: the Order where that settled it, or None."""
+
+    message: Message
+    no: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """Gives a message back whose call failed. Outcome: None."""
+
+    message: Message
+    error: str
+    delay_us: int
+
+
+Command = Create | Refuse | Cancel | Complete | Lease | Answered | PutOff
+Outcome = Decided | Order | tuple[Delivery, ...] | DomainError | None
+
+
+class Storage(Protocol):
+    """Where orders and messages are kept. Every method raises StorageUnavailable when it cannot be reached."""
+
+    async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        """Carries out all commands, in order, durably; a refused one is an outcome and does not stop the others."""
+
+    async def order(self, order_id: str) -> Order:
+        """Raises UnknownOrder."""
+
+    async def orders(
+        self, customer_id: str, status: Status | None, after: limits.Position, limit: int
+    ) -> Sequence[Order]:
+        """Orders that come after a position, the newest first; of all customers for ""."""
+
+
+class Orders:
+    """The use cases. All raise InvalidArgument for what is out of its range, and StorageUnavailable.
+
+    `wake` is called whenever there is something new to tell the participants.
+    """
+
+    def __init__(self, storage: Storage, wake: Callable[[], None], *, hold_margin_s: float) -> None:
+        self._storage = storage
+        self._wake = wake
+        self._margin_us = int(hold_margin_s * 1_000_000)
+
+    async def create(self, order_id: str, fingerprint: bytes, terms: Terms, holds_expire_at_us: int) -> Decided:
+        """Takes the order, or gives what was decided before. Raises KeyReused, HoldExpiring."""
+        return await self._decide(
+            Create(
+                limits.order_id(order_id),
+                limits.fingerprint(fingerprint),
+                limits.terms(terms),
+                holds_expire_at_us - self._margin_us,
+            )
+        )
+
+    async def refuse(self, order_id: str, fingerprint: bytes, customer_id: str, refusal: Refusal) -> Decided:
+        """Records the refusal, or gives what was decided before. Raises KeyReused."""
+        return await self._decide(
+            Refuse(
+                limits.order_id(order_id),
+                limits.fingerprint(fingerprint),
+                limits.customer_id(customer_id),
+                limits.refusal(refusal),
+            )
+        )
+
+    async def cancel(self, order_id: str) -> Order:
+        """Raises UnknownOrder, WrongStatus."""
+        order = await self._execute(Cancel(limits.order_id(order_id)))
+        self._wake()
+        assert isinstance(order, Order)
+        return order
+
+    async def complete(self, order_id: str) -> Order:
+        """Raises UnknownOrder, WrongStatus."""
+        order = await self._execute(Complete(limits.order_id(order_id)))
+        assert isinstance(order, Order)
+        return order
+
+    async def order(self, order_id: str) -> Order:
+        """Raises UnknownOrder."""
+        return await self._storage.order(limits.order_id(order_id))
+
+    async def orders(
+        self, customer_id: str, status: Status | None, page_size: int, page_token: str
+    ) -> tuple[Sequence[Order], str]:
+        """A page, the newest first, and the token of the next one; empty on the last. "" is for all customers."""
+        if customer_id:
+            limits.customer_id(customer_id)
+        size = limits.page_size(page_size)
+        orders = await self._storage.orders(customer_id, status, limits.position(page_token), size + 1)
+        page = orders[: limits.fitting(orders[:size])]
+        if len(page) == len(orders):
+            return page, ""
+        return page, limits.page_token((page[-1].created_at_us, page[-1].order_id))
+
+    async def _decide(self, command: Create | Refuse) -> Decided:
+        decided = await self._execute(command)
+        assert isinstance(decided, Decided)
+        if not decided.replayed:
+            self._wake()
+        return decided
+
+    async def _execute(self, command: Command) -> Outcome:
+        (outcome,) = await self._storage.execute([command])
+        if isinstance(outcome, DomainError):
+            raise outcome
+        return outcome

@@ -1,0 +1,124 @@
+"""The service on the wire: messages to the domain and back, errors to statuses."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from souk_contracts.errors import Refused
+from souk_contracts.orders import v1 as wire
+from souk_orders import domain
+from souk_orders.service import Orders
+
+DOMAIN = "orders.souk"
+
+STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason]] = {
+    domain.InvalidArgument: (grpc.StatusCode.INVALID_ARGUMENT, wire.ErrorReason.INVALID_ARGUMENT),
+    domain.UnknownOrder: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_ORDER),
+    domain.KeyReused: (grpc.StatusCode.ALREADY_EXISTS, wire.ErrorReason.KEY_REUSED),
+    domain.HoldExpiring: (grpc.StatusCode.ABORTED, wire.ErrorReason.HOLD_EXPIRING),
+    domain.WrongStatus: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.WRONG_STATUS),
+    domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
+}
+"""What each domain error is on the wire."""
+
+
+class OrdersServicer(wire.OrdersServicer):
+    """Serves `souk.orders.v1.OrdersService`."""
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+
+    async def create(self, request: wire.CreateRequest) -> wire.CreateResponse:
+        terms = domain.Terms(
+            customer_id=request.customer_id,
+            currency=request.currency,
+            lines=tuple(domain.Line(line.sku, line.name, line.quantity, line.unit_price) for line in request.lines),
+            discount_percent=request.discount_percent,
+            discount=request.discount,
+            points_redeemed=request.points_redeemed,
+            points_earned=request.points_earned,
+            without_loyalty=request.without_loyalty,
+        )
+        with _refusals():
+            decided = await self._orders.create(
+                request.order_id, request.fingerprint, terms, request.holds_expire_at_us
+            )
+        order, refusal = _outcome(decided.decision)
+        return wire.CreateResponse(order=order, refusal=refusal, replayed=decided.replayed)
+
+    async def refuse(self, request: wire.RefuseRequest) -> wire.RefuseResponse:
+        given = request.refusal or wire.Refusal()
+        refusal = domain.Refusal(given.reason, given.detail, given.metadata)
+        with _refusals():
+            decided = await self._orders.refuse(request.order_id, request.fingerprint, request.customer_id, refusal)
+        order, stored = _outcome(decided.decision)
+        return wire.RefuseResponse(order=order, refusal=stored, replayed=decided.replayed)
+
+    async def get(self, request: wire.GetRequest) -> wire.GetResponse:
+        with _refusals():
+            return wire.GetResponse(order=_order(await self._orders.order(request.order_id)))
+
+    async def list(self, request: wire.ListRequest) -> wire.ListResponse:
+        with _refusals():
+            orders, next_page_token = await self._orders.orders(
+                request.customer_id, _status(request.status), request.page_size, request.page_token
+            )
+        return wire.ListResponse(orders=[_order(order) for order in orders], next_page_token=next_page_token)
+
+    async def cancel(self, request: wire.CancelRequest) -> wire.CancelResponse:
+        with _refusals():
+            return wire.CancelResponse(order=_order(await self._orders.cancel(request.order_id)))
+
+    async def complete(self, request: wire.CompleteRequest) -> wire.CompleteResponse:
+        with _refusals():
+            return wire.CompleteResponse(order=_order(await self._orders.complete(request.order_id)))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except domain.DomainError as error:
+        code, reason = STATUSES[type(error)]
+        assert reason.name is not None  # only values that the contract does not name have none
+        raise Refused(code, DOMAIN, reason.name, str(error), error.metadata) from error
+
+
+def _status(status: wire.OrderStatus) -> domain.Status | None:
+    if status is wire.OrderStatus.UNSPECIFIED:
+        return None
+    try:
+        return domain.Status[status.name or ""]
+    except KeyError:
+        raise domain.InvalidArgument("status", f"{status.value} is not one that this version knows") from None
+
+
+def _outcome(decision: domain.Decision) -> tuple[wire.Order | None, wire.Refusal | None]:
+    if isinstance(decision, domain.Order):
+        return _order(decision), None
+    refusal = decision.refusal
+    return None, wire.Refusal(reason=refusal.reason, detail=refusal.detail, metadata=dict(refusal.metadata))
+
+
+def _order(order: domain.Order) -> wire.Order:
+    terms = order.terms
+    return wire.Order(
+        id=order.order_id,
+        status=wire.OrderStatus[order.status.name],
+        status_reason=order.status_reason,
+        customer_id=terms.customer_id,
+        currency=terms.currency,
+        lines=[
+            wire.OrderLine(sku=line.sku, name=line.name, quantity=line.quantity, unit_price=line.unit_price)
+            for line in terms.lines
+        ],
+        subtotal=terms.subtotal,
+        discount_percent=terms.discount_percent,
+        discount=terms.discount,
+        points_redeemed=terms.points_redeemed,
+        points_earned=terms.points_earned,
+        total=terms.total,
+        without_loyalty=terms.without_loyalty,
+        created_at_us=order.created_at_us,
+    )

@@ -1,0 +1,38 @@
+"""The service's settings."""
+
+from dataclasses import dataclass
+
+from souk_orders.environment import require
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Read once, from SOUK_ORDERS_<NAME> or SOUK_<NAME>."""
+
+    address: str = "127.0.0.1:50051"
+    """Where to listen, `host:port`."""
+    database_url: str = "sqlite:///orders.db"
+    reservations_target: str = "localhost:50052"
+    """Where reservations listens, `host:port` or a gRPC name such as `dns:///reservations:50052`."""
+    loyalty_target: str = "localhost:50053"
+    """The same for loyalty."""
+    hold_margin_s: float = 10.0
+    """An order whose holds end sooner than this is not taken."""
+    relay_period_s: float = 0.5
+    """How often the outbox is looked through when nothing wakes the relay."""
+    relay_timeout_s: float = 2.0
+    """The deadline of a call to reservations or loyalty."""
+    log_level: str = "INFO"
+
+    def __post_init__(self) -> None:
+        for name in ("reservations_target", "loyalty_target"):
+            target = getattr(self, name)
+            require(":" in target and " " not in target, name, target, "host:port, or a gRPC name with its scheme")
+        margin = self.hold_margin_s
+        require(0 <= margin <= 3600, "hold_margin_s", margin, "from 0 to an hour, in seconds")
+        period = self.relay_period_s
+        require(0 < period <= 3600, "relay_period_s", period, "above 0 and at most an hour, in seconds")
+        timeout = self.relay_timeout_s
+        require(0 < timeout <= 60, "relay_timeout_s", timeout, "above 0 and at most a minute, in seconds")
+        levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+        require(self.log_level in levels, "log_level", self.log_level, "DEBUG, INFO, WARNING or ERROR")

@@ -1,0 +1,137 @@
+"""The tables, and their rows as the domain sees them."""
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    literal_column,
+)
+
+from souk_orders.book import Kind, Message, Participant
+from souk_orders.domain import Decision, Line, Order, Refusal, RefusedOrder, Status, Terms
+
+REFUSED = "REFUSED"
+"""The status of rows that hold a refusal."""
+
+metadata = MetaData()
+
+orders = Table(
+    "orders",
+    metadata,
+    Column("order_id", String(36), primary_key=True),
+    Column("fingerprint", LargeBinary(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("status_reason", String(64), nullable=False),
+    Column("customer_id", String(64), nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("lines", JSON, nullable=False),  # [[sku, name, quantity, unit_price], …]
+    Column("discount_percent", Integer, nullable=False),
+    Column("discount", BigInteger, nullable=False),
+    Column("points_redeemed", BigInteger, nullable=False),
+    Column("points_earned", BigInteger, nullable=False),
+    Column("without_loyalty", Boolean, nullable=False),
+    Column("refusal", JSON(none_as_null=True)),  # [reason, detail, metadata] where the status is REFUSED
+    Column("created_at_us", BigInteger, nullable=False),
+)
+
+# A literal, since an index for some of the rows is used only where a query names the same condition.
+is_order = orders.c.status != literal_column("'REFUSED'")
+for _filters in ((), ("customer_id",), ("status",), ("customer_id", "status")):
+    Index(
+        "_".join(["orders_by", *_filters, "created_at"]),
+        *(orders.c[name] for name in (*_filters, "created_at_us", "order_id")),
+        sqlite_where=is_order,
+        postgresql_where=is_order,
+    )
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("order_id", String(36), ForeignKey("orders.order_id"), primary_key=True),
+    Column("participant", String(16), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("created_at_us", BigInteger, nullable=False),
+    Column("due_at_us", BigInteger, nullable=False),
+    Column("leased_until_us", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_error", Text, nullable=False),
+)
+Index("outbox_due", outbox.c.participant, outbox.c.due_at_us)
+
+
+def decision(row: Any) -> Decision:
+    """What was decided."""
+    if row.status != REFUSED:
+        return order(row)
+    return RefusedOrder(row.order_id, row.fingerprint, row.customer_id, Refusal(*row.refusal), row.created_at_us)
+
+
+def order(row: Any) -> Order:
+    """An order, from a row that is not REFUSED."""
+    terms = Terms(
+        row.customer_id,
+        row.currency,
+        tuple(Line(*line) for line in row.lines),
+        row.discount_percent,
+        row.discount,
+        row.points_redeemed,
+        row.points_earned,
+        row.without_loyalty,
+    )
+    return Order(row.order_id, row.fingerprint, terms, Status(row.status), row.status_reason, row.created_at_us)
+
+
+def message(row: Any) -> Message:
+    """What a participant must be told."""
+    order_id, participant, kind, *rest = row
+    return Message(order_id, Participant(participant), Kind(kind), *rest)
+
+
+def order_row(decision: Decision) -> dict[str, object]:
+    """A new row."""
+    if isinstance(decision, Order):
+        terms, refusal = decision.terms, None
+        status, status_reason = decision.status.value, decision.status_reason
+    else:
+        terms = Terms(decision.customer_id, "", (), 0, 0, 0, 0, without_loyalty=False)
+        refusal = [decision.refusal.reason, decision.refusal.detail, dict(decision.refusal.metadata)]
+        status, status_reason = REFUSED, ""
+    return {
+        "order_id": decision.order_id,
+        "fingerprint": decision.fingerprint,
+        "status": status,
+        "status_reason": status_reason,
+        "customer_id": terms.customer_id,
+        "currency": terms.currency,
+        "lines": [[line.sku, line.name, line.quantity, line.unit_price] for line in terms.lines],
+        "discount_percent": terms.discount_percent,
+        "discount": terms.discount,
+        "points_redeemed": terms.points_redeemed,
+        "points_earned": terms.points_earned,
+        "without_loyalty": terms.without_loyalty,
+        "refusal": refusal,
+        "created_at_us": decision.created_at_us,
+    }
+
+
+def message_row(message: Message) -> dict[str, object]:
+    """What may change in a message; its key stays."""
+    return {
+        "kind": message.kind.value,
+        "created_at_us": message.created_at_us,
+        "due_at_us": message.due_at_us,
+        "leased_until_us": message.leased_until_us,
+        "attempts": message.attempts,
+        "last_error": message.last_error,
+    }

@@ -1,0 +1,124 @@
+"""The one thread that writes: whatever is waiting becomes one transaction with one commit.
+
+The same file stands in every service that has a database; see docs/adr/0003-one-writer.md.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from sqlalchemy import Connection
+
+from .database import Database
+from .domain import StorageUnavailable
+
+Command = TypeVar("Command")
+Outcome = TypeVar("Outcome")
+
+Clock = Callable[[], int]
+"""Gives the time in microseconds since the Unix epoch."""
+
+_MAX_COMMANDS = 256
+"""In one transaction, so that the first of a long queue need not wait for the last."""
+
+
+def system_clock() -> int:
+    """The time in microseconds since the Unix epoch."""
+    return time.time_ns() // 1000
+
+
+class _Job(NamedTuple, Generic[Command, Outcome]):
+    commands: Sequence[Command]
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[Sequence[Outcome]]
+
+
+class Writer(Generic[Command, Outcome]):
+    """Carries out commands in the order they come, durably, each transaction with one `now`.
+
+    `carry_out(connection, commands, now_us)` gives an outcome for each command. If it raises, nothing of that
+    transaction stays; jobs that shared it are then tried one by one, so that one cannot spoil the others. Where the
+    database itself failed, all fail with StorageUnavailable: a commit may have come through unheard.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        carry_out: Callable[[Connection, Sequence[Command], int], Sequence[Outcome]],
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._carry_out = carry_out
+        self._clock = clock
+        self._waiting: queue.SimpleQueue[_Job[Command, Outcome] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        """Gives the outcomes once they are durable. No commands: an empty transaction, which shows that it can write.
+
+        Raises StorageUnavailable, and whatever `carry_out` raises for these commands alone.
+        """
+        if self._closed:
+            raise StorageUnavailable
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Sequence[Outcome]] = loop.create_future()
+        self._waiting.put(_Job(commands, loop, answer))
+        return await answer
+
+    def close(self) -> None:
+        """Carries out what is waiting, and ends the thread."""
+        self._closed = True
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._waiting.get()) is not None:
+            jobs, size = [job], len(job.commands)
+            while size < _MAX_COMMANDS and not self._waiting.empty():
+                following = self._waiting.get()
+                if following is None:
+                    self._waiting.put(None)
+                    break
+                jobs.append(following)
+                size += len(following.commands)
+            self._commit(jobs)
+
+    def _commit(self, jobs: Sequence[_Job[Command, Outcome]]) -> None:
+        try:
+            with self._database.write() as connection:
+                commands = [command for job in jobs for command in job.commands]
+                outcomes = iter(self._carry_out(connection, commands, self._clock()))
+                results = [[next(outcomes) for _ in job.commands] for job in jobs]
+        except Exception as error:  # noqa: BLE001 (it belongs to whoever asked, in another thread)
+            for job in jobs:
+                if len(jobs) == 1 or isinstance(error, StorageUnavailable):
+                    _call_soon(job.loop, _fail, job.answer, error)
+                else:
+                    self._commit([job])
+            return
+        # All jobs come from the service's one loop: wake it once.
+        answers = [job.answer for job in jobs]
+        _call_soon(jobs[0].loop, _answer, answers, results)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
+    try:
+        loop.call_soon_threadsafe(callback, *arguments)
+    except RuntimeError:  # the loop has ended, and with it whoever asked
+        return
+
+
+def _answer(answers: Sequence[asyncio.Future[Sequence[Outcome]]], results: Sequence[Sequence[Outcome]]) -> None:
+    for answer, result in zip(answers, results, strict=True):
+        if not answer.done():  # its caller may have given up
+            answer.set_result(result)
+
+
+def _fail(answer: asyncio.Future[Sequence[Outcome]], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)

@@ -1,0 +1,93 @@
+"""Fixtures: a migrated database, a storage on it with a clock of the test's own, a server with a stub."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from souk_contracts.channel import connect
+from souk_contracts.orders.v1 import OrdersStub
+from souk_contracts.server import GrpcServer, ServerSettings
+from souk_orders import SERVICE, __version__
+from souk_orders.database import Database
+from souk_orders.domain import Line, Terms
+from souk_orders.migrate import migrate
+from souk_orders.service import Orders
+from souk_orders.servicer import OrdersServicer
+from souk_orders.storage import SqlStorage
+
+
+class StandingClock:
+    """A clock that stands still until a test moves it, in seconds."""
+
+    def __init__(self) -> None:
+        self.now_us = 1_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_us
+
+    def advance(self, seconds: float) -> None:
+        self.now_us += int(seconds * 1_000_000)
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
+
+
+@pytest.fixture
+def advance(clock: StandingClock) -> Callable[[float], None]:
+    """Moves the storage's clock on, by seconds."""
+    return clock.advance
+
+
+@pytest.fixture
+def terms() -> Terms:
+    """Two teas and a mug, with 10 percent off and 20 points."""
+    lines = (Line("tea", "Tea", 2, 450), Line("mug", "Mug", 1, 900))
+    return Terms("c-1", "EUR", lines, 10, 180, 20, 16, without_loyalty=False)
+
+
+@pytest.fixture(params=["sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated database of each kind that the service supports."""
+    assert request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/orders.db"
+    migrate(url)
+    return url
+
+
+@pytest.fixture
+def open_storage(database_url: str, clock: StandingClock) -> Iterator[Callable[[], SqlStorage]]:
+    """Opens a storage on the test's database, as a process of its own would; closes all at the end."""
+    opened: list[SqlStorage] = []
+
+    def open_() -> SqlStorage:
+        opened.append(SqlStorage(Database(database_url), clock))
+        return opened[-1]
+
+    yield open_
+    for storage in opened:
+        storage.close()
+
+
+@pytest.fixture
+def storage(open_storage: Callable[[], SqlStorage]) -> SqlStorage:
+    return open_storage()
+
+
+@pytest.fixture
+def orders(storage: SqlStorage) -> Orders:
+    """With no relay to wake."""
+    return Orders(storage, lambda: None, hold_margin_s=10)
+
+
+@pytest_asyncio.fixture
+async def stub(orders: Orders, storage: SqlStorage) -> AsyncIterator[OrdersStub]:
+    """A client of a real server on loopback, with no relay behind it."""
+    server = GrpcServer(ServerSettings(SERVICE, __version__, "127.0.0.1:0"), [OrdersServicer(orders)], storage.answers)
+    port = await server.start()
+    async with connect(f"127.0.0.1:{port}", user_agent="test/1.0") as channel:
+        yield OrdersStub(channel)
+    await server.drain()

@@ -1,0 +1,135 @@
+"""Lists of orders, a page at a time, over thousands of them."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Connection, insert
+
+from souk_orders import limits, tables
+from souk_orders.domain import InvalidArgument, Line, Order, Refusal, RefusedOrder, Status, Terms
+from souk_orders.service import Orders
+from souk_orders.storage import SqlStorage, page_query
+
+CUSTOMERS = ("c-0", "c-1", "c-2")
+FILTERS = [(customer, status) for customer in ("", "c-1") for status in (None, Status.CONFIRMED)]
+
+
+def some_orders(count: int, terms: Terms) -> list[Order]:
+    """The newest last; ten share each microsecond. Customers and statuses take turns."""
+    kinds = itertools.cycle(itertools.product(CUSTOMERS, Status))
+    return [
+        Order(
+            f"{n * 7919 % 2**32:08x}-0000-4000-8000-{n:012x}",
+            bytes(32),
+            replace(terms, customer_id=customer),
+            status,
+            "",
+            created_at_us=n // 10,
+        )
+        for n, (customer, status) in zip(range(count), kinds, strict=False)
+    ]
+
+
+def fill(storage: SqlStorage, orders: Sequence[Order]) -> None:
+    """Beside the orders there is a refused one for each."""
+    refusal = Refusal("OUT_OF_STOCK", "", {})
+    refused = [
+        RefusedOrder(f"{order.order_id[:-1]}g", bytes(32), order.terms.customer_id, refusal, order.created_at_us)
+        for order in orders
+        if order.order_id.endswith("0")
+    ]
+    rows = [*map(tables.order_row, orders), *map(tables.order_row, refused)]
+    with storage._database.write() as connection:
+        connection.execute(insert(tables.orders), rows)
+
+
+async def all_pages(orders: Orders, customer_id: str, status: Status | None, size: int) -> list[Sequence[Order]]:
+    pages, token = [], ""
+    while True:
+        page, token = await orders.orders(customer_id, status, size, token)
+        pages.append(page)
+        if not token:
+            return pages
+
+
+@pytest.mark.parametrize(("customer_id", "status"), FILTERS)
+async def test_the_pages_hold_every_order_once_the_newest_first(
+    storage: SqlStorage, orders: Orders, terms: Terms, customer_id: str, status: Status | None
+) -> None:
+    there = some_orders(3000, terms)
+    fill(storage, there)
+    wanted = [
+        order for order in there if customer_id in ("", order.terms.customer_id) and status in (None, order.status)
+    ]
+    wanted.sort(key=lambda order: (order.created_at_us, order.order_id), reverse=True)
+    pages = await all_pages(orders, customer_id, status, size=77)
+    assert [order for page in pages for order in page] == wanted
+    assert all(len(page) == 77 for page in pages[:-1])
+
+
+async def test_orders_that_are_placed_while_someone_reads_on_shift_nothing(
+    storage: SqlStorage, orders: Orders, terms: Terms
+) -> None:
+    there = some_orders(40, terms)
+    fill(storage, there[:30])
+    first, token = await orders.orders("", None, 10, "")
+    fill(storage, there[30:])
+    second, _ = await orders.orders("", None, 20, token)
+    assert {order.order_id for order in (*first, *second)} == {order.order_id for order in there[:30]}
+
+
+async def test_a_last_page_that_is_full_has_no_next_one(storage: SqlStorage, orders: Orders, terms: Terms) -> None:
+    fill(storage, some_orders(20, terms))
+    assert [len(page) for page in await all_pages(orders, "", None, size=10)] == [10, 10]
+    assert await all_pages(orders, "nobody", None, size=10) == [[]]
+
+
+@pytest.mark.parametrize(("customer_id", "status"), FILTERS)
+@pytest.mark.parametrize("after", [limits.START, (200, "00000000-0000-4000-8000-000000000000")])
+async def test_a_page_is_a_stretch_of_an_index_with_neither_scan_nor_sort(
+    storage: SqlStorage, terms: Terms, customer_id: str, status: Status | None, after: limits.Position
+) -> None:
+    fill(storage, some_orders(3000, terms))
+    query = page_query(customer_id, status, after, 50).compile(
+        dialect=storage._database.engine.dialect, compile_kwargs={"render_postcompile": True}
+    )
+
+    def plan(connection: Connection) -> list[str]:
+        parameters = tuple(query.params[name] for name in query.positiontup or ())
+        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", parameters)]
+
+    (step,) = await storage._read(plan)
+    filters = [name for name, value in (("customer_id", customer_id), ("status", status)) if value]
+    index = "_".join(["orders_by", *filters, "created_at"])
+    terms_ = " AND ".join([*(f"{name}=?" for name in filters), "(created_at_us,order_id)<(?,?)"])
+    assert step == f"SEARCH orders USING INDEX {index} ({terms_})"
+
+
+async def test_a_page_of_very_long_orders_ends_early_and_nothing_is_lost(
+    storage: SqlStorage, orders: Orders, terms: Terms
+) -> None:
+    lines = tuple(Line(f"s{n}", "Name", 1, 1) for n in range(limits.MAX_LINES))
+    there = some_orders(90, replace(terms, lines=lines))
+    fill(storage, there)
+    pages = await all_pages(orders, "", None, size=500)
+    assert [len(page) for page in pages] == [40, 40, 10]
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "x",
+        "é",
+        "\n",
+        limits.page_token((2**63, "00000000-0000-4000-8000-000000000000")),
+        limits.page_token((1, "00000000-0000-4000-8000-00000000000")),
+        limits.page_token((-1, "00000000-0000-4000-8000-000000000000")),
+        limits.page_token((1, "00000000-0000-4000-8000-000000000000")) + "\n",
+    ],
+)
+async def test_a_page_token_that_was_not_given_is_refused(orders: Orders, token: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await orders.orders("", None, 10, token)
+    assert caught.value.metadata == {"field": "page_token"}

@@ -1,0 +1,409 @@
+"""The relay between a real storage and participants of the test's own: what is sent, when, and which answers count."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from souk_orders.book import Participant
+from souk_orders.domain import Order, Refusal, Status, StorageUnavailable, Terms
+from souk_orders.relay import CallFailed, OutboxRelay
+from souk_orders.service import Cancel, Command, Create, Outcome, Refuse
+from souk_orders.storage import SqlStorage
+
+PRINT = bytes(32)
+LATER_US = 10**15
+OUT_OF_STOCK = Refusal("OUT_OF_STOCK", "none of 'tea' is left", {})
+TIMEOUT_S = 2.0
+LEASE_S = 7.0
+LONG_S = 3600.0
+
+
+class FakeParticipant:
+    """Says yes to everything, unless a test gives it something else to say or holds it back."""
+
+    def __init__(self) -> None:
+        self.confirmed: list[Order] = []
+        self.released: list[str] = []
+        self.calls: asyncio.Queue[str] = asyncio.Queue()
+        self.says: dict[str, Refusal | Exception] = {}
+        self.held_back: dict[str, asyncio.Event] = {}
+
+    async def confirm(self, order: Order) -> Refusal | None:
+        self.confirmed.append(order)
+        answer = await self._answer(order.order_id)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def release(self, order_id: str) -> None:
+        self.released.append(order_id)
+        answer = await self._answer(order_id)
+        if isinstance(answer, Exception):
+            raise answer
+
+    async def _answer(self, order_id: str) -> Refusal | Exception | None:
+        self.calls.put_nowait(order_id)
+        answer = self.says.get(order_id)
+        if order_id in self.held_back:
+            await self.held_back[order_id].wait()
+        return answer
+
+
+class ObservedOutbox:
+    """The storage, with a queue of the orders that answers have settled; fails as often as a test wants."""
+
+    def __init__(self, storage: SqlStorage) -> None:
+        self.storage = storage
+        self.settled: asyncio.Queue[Order] = asyncio.Queue()
+        self.failures: list[Exception] = []
+
+    async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        if self.failures:
+            raise self.failures.pop()
+        outcomes = await self.storage.execute(commands)
+        for outcome in outcomes:
+            if isinstance(outcome, Order):
+                self.settled.put_nowait(outcome)
+        return outcomes
+
+
+@pytest.fixture
+def goods() -> FakeParticipant:
+    return FakeParticipant()
+
+
+@pytest.fixture
+def points() -> FakeParticipant:
+    return FakeParticipant()
+
+
+@pytest.fixture
+def outbox(storage: SqlStorage) -> ObservedOutbox:
+    return ObservedOutbox(storage)
+
+
+Relays = Callable[..., OutboxRelay]
+
+
+@pytest.fixture
+def make_relay(outbox: ObservedOutbox, goods: FakeParticipant, points: FakeParticipant) -> Relays:
+    """Makes a relay that looks through the outbox by itself once in an hour, and whose jitter is nothing."""
+
+    def make(period_s: float = LONG_S) -> OutboxRelay:
+        clients = {Participant.RESERVATIONS: goods, Participant.LOYALTY: points}
+        return OutboxRelay(outbox, clients, period_s=period_s, timeout_s=TIMEOUT_S, jitter=lambda: 1.0)
+
+    return make
+
+
+@pytest.fixture
+def relay(make_relay: Relays) -> OutboxRelay:
+    return make_relay()
+
+
+async def accepted(storage: SqlStorage, terms: Terms, count: int = 1) -> list[str]:
+    ids = [str(uuid.uuid4()) for _ in range(count)]
+    await storage.execute([Create(order_id, PRINT, terms, LATER_US) for order_id in ids])
+    return ids
+
+
+async def status(storage: SqlStorage, order_id: str) -> Status:
+    return (await storage.order(order_id)).status
+
+
+@asynccontextmanager
+async def running(relay: OutboxRelay) -> AsyncIterator[None]:
+    task = asyncio.create_task(relay.run())
+    yield
+    relay.stop()
+    await task
+
+
+async def test_two_yeses_confirm_the_order(
+    relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, points: FakeParticipant, terms: Terms
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    order = await storage.order(order_id)
+    assert await relay.run_once() == 2
+    assert await status(storage, order_id) is Status.CONFIRMED
+    assert goods.confirmed == points.confirmed == [order]
+    assert await relay.run_once() == 0
+
+
+async def test_an_order_without_loyalty_is_confirmed_while_loyalty_is_away(
+    relay: OutboxRelay,
+    storage: SqlStorage,
+    points: FakeParticipant,
+    terms: Terms,
+    advance: Callable[[float], None],
+) -> None:
+    zeros = {"discount_percent": 0, "discount": 0, "points_redeemed": 0, "points_earned": 0}
+    (order_id,) = await accepted(storage, replace(terms, **zeros, without_loyalty=True))  # type: ignore[arg-type]  # all are numbers
+    points.says[order_id] = CallFailed("UNAVAILABLE")
+    await relay.run_once()
+    assert await status(storage, order_id) is Status.CONFIRMED
+    del points.says[order_id]
+    advance(30)
+    assert await relay.run_once() == 1
+    assert (points.confirmed, points.released) == ([], [order_id] * 2)
+    assert await status(storage, order_id) is Status.CONFIRMED
+
+
+async def test_a_no_cancels_the_order_and_both_are_told_to_release(
+    relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, points: FakeParticipant, terms: Terms
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    goods.says[order_id] = OUT_OF_STOCK
+    await relay.run_once()
+    order = await storage.order(order_id)
+    assert (order.status, order.status_reason) == (Status.CANCELLED, "OUT_OF_STOCK")
+    assert await relay.run_once() == 2
+    assert goods.released == points.released == [order_id]
+    assert await relay.run_once() == 0
+
+
+async def test_a_refused_order_is_released_by_both(
+    relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, points: FakeParticipant
+) -> None:
+    order_id = str(uuid.uuid4())
+    await storage.execute([Refuse(order_id, PRINT, "c-1", OUT_OF_STOCK)])
+    assert await relay.run_once() == 2
+    assert goods.released == points.released == [order_id]
+    assert await relay.run_once() == 0
+
+
+async def test_a_failed_call_is_repeated_ever_later_and_at_least_every_half_minute(
+    relay: OutboxRelay,
+    storage: SqlStorage,
+    points: FakeParticipant,
+    terms: Terms,
+    advance: Callable[[float], None],
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    points.says[order_id] = CallFailed("DEADLINE_EXCEEDED: too slow")
+    await relay.run_once()
+    for delay_s in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30):
+        advance(delay_s - 0.001)
+        assert await relay.run_once() == 0
+        advance(0.001)
+        assert await relay.run_once() == 1
+    assert await status(storage, order_id) is Status.ACCEPTED
+    del points.says[order_id]
+    advance(30)
+    await relay.run_once()
+    assert await status(storage, order_id) is Status.CONFIRMED
+
+
+async def test_jitter_shortens_a_delay_by_up_to_a_half(
+    outbox: ObservedOutbox,
+    storage: SqlStorage,
+    points: FakeParticipant,
+    terms: Terms,
+    advance: Callable[[float], None],
+) -> None:
+    relay = OutboxRelay(outbox, {Participant.LOYALTY: points}, period_s=LONG_S, timeout_s=TIMEOUT_S, jitter=lambda: 0.0)
+    (order_id,) = await accepted(storage, terms)
+    points.says[order_id] = CallFailed("UNAVAILABLE")
+    await relay.run_once()
+    advance(0.05)
+    assert await relay.run_once() == 1
+
+
+@pytest.mark.parametrize("late", [None, OUT_OF_STOCK, CallFailed("DEADLINE_EXCEEDED")])
+async def test_an_answer_that_comes_after_a_cancel_does_not_count(
+    relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, terms: Terms, late: Refusal | Exception | None
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    goods.held_back[order_id] = asyncio.Event()
+    if late is not None:
+        goods.says[order_id] = late
+    sending = asyncio.create_task(relay.run_once())
+    await goods.calls.get()
+    await storage.execute([Cancel(order_id)])
+    goods.held_back[order_id].set()
+    await sending
+    order = await storage.order(order_id)
+    assert (order.status, order.status_reason) == (Status.CANCELLED, "CUSTOMER")
+    goods.says.clear()
+    assert await relay.run_once() == 2
+    assert goods.released == [order_id]
+
+
+async def test_a_lease_that_runs_out_is_taken_over_and_both_answers_may_come(
+    make_relay: Relays,
+    storage: SqlStorage,
+    goods: FakeParticipant,
+    terms: Terms,
+    advance: Callable[[float], None],
+) -> None:
+    stuck, other = make_relay(), make_relay()
+    (order_id,) = await accepted(storage, terms)
+    hanging = goods.held_back[order_id] = asyncio.Event()
+    sending = asyncio.create_task(stuck.run_once())
+    await goods.calls.get()
+    advance(LEASE_S - 0.001)
+    assert await other.run_once() == 0
+    advance(0.001)
+    del goods.held_back[order_id]
+    assert await other.run_once() == 1
+    assert await status(storage, order_id) is Status.CONFIRMED
+    hanging.set()
+    await sending
+    assert await status(storage, order_id) is Status.CONFIRMED
+    assert await other.run_once() == 0
+
+
+async def test_relays_that_work_at_the_same_time_send_each_message_once(
+    make_relay: Relays, storage: SqlStorage, goods: FakeParticipant, points: FakeParticipant, terms: Terms
+) -> None:
+    ids = await accepted(storage, terms, count=50)
+    sent = await asyncio.gather(*(make_relay().run_once() for _ in range(4)))
+    assert sum(sent) == 100
+    for participant in (goods, points):
+        assert sorted(order.order_id for order in participant.confirmed) == sorted(ids)
+
+
+@pytest.mark.parametrize("poison", [CallFailed("INVALID_ARGUMENT: sku"), ValueError("no such thing")])
+async def test_a_poisoned_message_does_not_hold_up_the_others_and_is_never_dropped(
+    relay: OutboxRelay,
+    storage: SqlStorage,
+    goods: FakeParticipant,
+    terms: Terms,
+    advance: Callable[[float], None],
+    poison: Exception,
+) -> None:
+    first, *others = await accepted(storage, terms, count=10)
+    goods.says[first] = poison
+    for _ in range(20):
+        await relay.run_once()
+        advance(30)
+    assert {await status(storage, order_id) for order_id in others} == {Status.CONFIRMED}
+    assert await status(storage, first) is Status.ACCEPTED
+    assert [order.order_id for order in goods.confirmed].count(first) == 20
+    del goods.says[first]
+    await relay.run_once()
+    assert await status(storage, first) is Status.CONFIRMED
+
+
+async def test_many_failures_are_told_in_one_line(
+    relay: OutboxRelay,
+    storage: SqlStorage,
+    points: FakeParticipant,
+    terms: Terms,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for order_id in await accepted(storage, terms, count=40):
+        points.says[order_id] = CallFailed("UNAVAILABLE: connection refused")
+    with caplog.at_level(logging.WARNING):
+        await relay.run_once()
+    (line,) = caplog.messages
+    assert "to LOYALTY failed" in line
+    assert "attempt 1: UNAVAILABLE: connection refused" in line
+
+
+async def test_a_running_relay_that_is_woken_sends_at_once(
+    relay: OutboxRelay, storage: SqlStorage, outbox: ObservedOutbox, terms: Terms
+) -> None:
+    async with running(relay):
+        for _ in range(3):
+            (order_id,) = await accepted(storage, terms)
+            relay.wake()
+            order = await asyncio.wait_for(outbox.settled.get(), 30)
+            assert (order.order_id, order.status) == (order_id, Status.CONFIRMED)
+
+
+async def test_a_running_relay_finds_what_nobody_woke_it_for(
+    make_relay: Relays, storage: SqlStorage, outbox: ObservedOutbox, terms: Terms
+) -> None:
+    async with running(make_relay(period_s=0.01)):
+        await accepted(storage, terms)
+        assert (await asyncio.wait_for(outbox.settled.get(), 30)).status is Status.CONFIRMED
+
+
+async def test_a_no_wakes_the_relay_for_the_releases(
+    relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, points: FakeParticipant, terms: Terms
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    points.says[order_id] = Refusal("INSUFFICIENT_POINTS", "", {})
+    goods.held_back[order_id] = asyncio.Event()
+    async with running(relay):
+        await points.calls.get()
+        await asyncio.wait_for(points.calls.get(), 30)
+        assert points.released == [order_id]
+        goods.held_back[order_id].set()
+
+
+async def test_a_call_that_hangs_does_not_hold_up_what_falls_due_after_it(
+    relay: OutboxRelay, storage: SqlStorage, outbox: ObservedOutbox, goods: FakeParticipant, terms: Terms
+) -> None:
+    (hanging,) = await accepted(storage, terms)
+    goods.held_back[hanging] = asyncio.Event()
+    async with running(relay):
+        await goods.calls.get()
+        (later,) = await accepted(storage, terms)
+        relay.wake()
+        assert (await asyncio.wait_for(outbox.settled.get(), 30)).order_id == later
+        assert await status(storage, hanging) is Status.ACCEPTED
+        goods.held_back[hanging].set()
+    assert await status(storage, hanging) is Status.CONFIRMED
+
+
+async def test_a_backlog_is_worked_off_without_another_wake(
+    relay: OutboxRelay, storage: SqlStorage, outbox: ObservedOutbox, terms: Terms
+) -> None:
+    ids = await accepted(storage, terms, count=300)
+    async with running(relay):
+        settled = [await asyncio.wait_for(outbox.settled.get(), 30) for _ in ids]
+    assert {order.order_id for order in settled} == set(ids)
+
+
+async def test_a_relay_that_is_stopped_records_the_answers_to_what_it_sent(
+    relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, terms: Terms
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    goods.held_back[order_id] = asyncio.Event()
+    task = asyncio.create_task(relay.run())
+    await goods.calls.get()
+    relay.stop()
+    (too_late,) = await accepted(storage, terms)
+    goods.held_back[order_id].set()
+    await asyncio.wait_for(task, 30)
+    assert await status(storage, order_id) is Status.CONFIRMED
+    assert await status(storage, too_late) is Status.ACCEPTED
+
+
+@pytest.mark.parametrize("failure", [StorageUnavailable(), ValueError("a bug")])
+async def test_a_relay_outlives_a_database_that_fails(
+    make_relay: Relays, storage: SqlStorage, outbox: ObservedOutbox, terms: Terms, failure: Exception
+) -> None:
+    await accepted(storage, terms)
+    outbox.failures = [failure] * 3
+    async with running(make_relay(period_s=0.01)):
+        assert (await asyncio.wait_for(outbox.settled.get(), 30)).status is Status.CONFIRMED
+
+
+async def test_an_answer_that_could_not_be_recorded_is_asked_for_again(
+    relay: OutboxRelay,
+    storage: SqlStorage,
+    outbox: ObservedOutbox,
+    goods: FakeParticipant,
+    terms: Terms,
+    advance: Callable[[float], None],
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    goods.held_back[order_id] = asyncio.Event()
+    sending = asyncio.create_task(relay.run_once())
+    await goods.calls.get()
+    # The other answer may be recorded before or after; the failure is for whichever comes first.
+    outbox.failures = [StorageUnavailable()]
+    goods.held_back[order_id].set()
+    await sending
+    assert await status(storage, order_id) is Status.ACCEPTED
+    advance(LEASE_S)
+    assert await relay.run_once() == 1
+    assert await status(storage, order_id) is Status.CONFIRMED
