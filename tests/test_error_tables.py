@@ -18,4 +18,4 @@ def test_every_domain_error_of_a_service_has_a_rest_answer(service: str) -> None
     }
     assert errors == set(statuses)
     for _code, reason in statuses.values():
-        assert reason.name in problems.PROBLEMS
+        assert reason.name in problems.TABLE

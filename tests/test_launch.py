@@ -92,6 +92,7 @@ def launch(tmp_path: Path, port: int) -> Iterator[Callable[..., Launched]]:
     for name in SERVICES:
         package = tmp_path / f"souk_{name}"
         package.mkdir()
+        (package / "__init__.py").touch()  # a package of this name that is installed must not come first
         source = GATEWAY if name == "gateway" else BACKEND
         (package / "__main__.py").write_text(source.format(name=name, upper=name.upper()))
     started: list[Launched] = []

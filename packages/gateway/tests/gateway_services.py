@@ -6,7 +6,6 @@ test says so.
 `python packages/gateway/tests/gateway_services.py 8080` serves them for trying things out by hand.
 """
 
-# ruff: noqa: ARG002 (a servicer's interface: most calls have no use for their context)
 from __future__ import annotations
 
 import asyncio
@@ -17,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from grpc import StatusCode
-from grpc.aio import ServicerContext
 
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty import v1 as loyalty
@@ -26,8 +24,6 @@ from souk_contracts.reservations import v1 as reservations
 from souk_contracts.server import GrpcServer, ServerSettings, Servicer, termination
 from souk_gateway.app import listen, serve
 from souk_gateway.settings import Settings
-
-Context = ServicerContext[Any, Any]
 
 FAR_AWAY_US = 4_102_444_800_000_000
 NEW_YEAR_US = 1_767_225_600_000_006
@@ -72,7 +68,7 @@ class Orders(orders.OrdersServicer):
             raise Refused(StatusCode.ALREADY_EXISTS, "orders.souk", "KEY_REUSED", "the key belongs to another request")
         return {"order" if isinstance(decision, orders.Order) else "refusal": decision}, replayed
 
-    async def create(self, request: orders.CreateRequest, context: Context) -> orders.CreateResponse:
+    async def create(self, request: orders.CreateRequest) -> orders.CreateResponse:
         await self.faults.meet("create")
         subtotal = sum(line.unit_price * line.quantity for line in request.lines)
         order = orders.Order(
@@ -93,17 +89,17 @@ class Orders(orders.OrdersServicer):
         decision, replayed = self._decide(request.order_id, request.fingerprint, order)
         return orders.CreateResponse(**decision, replayed=replayed)
 
-    async def refuse(self, request: orders.RefuseRequest, context: Context) -> orders.RefuseResponse:
+    async def refuse(self, request: orders.RefuseRequest) -> orders.RefuseResponse:
         await self.faults.meet("refuse")
         assert request.refusal is not None
         decision, replayed = self._decide(request.order_id, request.fingerprint, request.refusal)
         return orders.RefuseResponse(**decision, replayed=replayed)
 
-    async def get(self, request: orders.GetRequest, context: Context) -> orders.GetResponse:
+    async def get(self, request: orders.GetRequest) -> orders.GetResponse:
         await self.faults.meet("get")
         return orders.GetResponse(order=self.order(request.order_id))
 
-    async def list(self, request: orders.ListRequest, context: Context) -> orders.ListResponse:
+    async def list(self, request: orders.ListRequest) -> orders.ListResponse:
         await self.faults.meet("list")
         found = [
             outcome
@@ -115,14 +111,14 @@ class Orders(orders.OrdersServicer):
         page, token = page_of(found, request.page_size, request.page_token, "orders.souk")
         return orders.ListResponse(orders=page, next_page_token=token)
 
-    async def cancel(self, request: orders.CancelRequest, context: Context) -> orders.CancelResponse:
+    async def cancel(self, request: orders.CancelRequest) -> orders.CancelResponse:
         await self.faults.meet("cancel")
         order = self.order(request.order_id)
         self._allow(order, orders.OrderStatus.ACCEPTED, orders.OrderStatus.CONFIRMED, orders.OrderStatus.CANCELLED)
         order.status, order.status_reason = orders.OrderStatus.CANCELLED, "CUSTOMER"
         return orders.CancelResponse(order=order)
 
-    async def complete(self, request: orders.CompleteRequest, context: Context) -> orders.CompleteResponse:
+    async def complete(self, request: orders.CompleteRequest) -> orders.CompleteResponse:
         await self.faults.meet("complete")
         order = self.order(request.order_id)
         self._allow(order, orders.OrderStatus.CONFIRMED, orders.OrderStatus.COMPLETED)
@@ -151,7 +147,7 @@ class Reservations(reservations.ReservationsServicer):
             raise Refused(StatusCode.NOT_FOUND, "reservations.souk", "UNKNOWN_SKU", detail, {"sku": sku})
         return self.items[sku]
 
-    async def reserve(self, request: reservations.ReserveRequest, context: Context) -> reservations.ReserveResponse:
+    async def reserve(self, request: reservations.ReserveRequest) -> reservations.ReserveResponse:
         await self.faults.meet("reserve")
         items = [self.item(line.sku) for line in request.lines]
         if request.order_id not in self.held:
@@ -174,19 +170,17 @@ class Reservations(reservations.ReservationsServicer):
         ]
         return reservations.ReserveResponse(lines=lines, currency="EUR", expires_at_us=FAR_AWAY_US)
 
-    async def list_items(
-        self, request: reservations.ListItemsRequest, context: Context
-    ) -> reservations.ListItemsResponse:
+    async def list_items(self, request: reservations.ListItemsRequest) -> reservations.ListItemsResponse:
         await self.faults.meet("list_items")
         items = sorted(self.items.values(), key=lambda item: item.sku)
         page, token = page_of(items, request.page_size, request.page_token, "reservations.souk")
         return reservations.ListItemsResponse(items=page, next_page_token=token)
 
-    async def get_item(self, request: reservations.GetItemRequest, context: Context) -> reservations.GetItemResponse:
+    async def get_item(self, request: reservations.GetItemRequest) -> reservations.GetItemResponse:
         await self.faults.meet("get_item")
         return reservations.GetItemResponse(item=self.item(request.sku))
 
-    async def put_item(self, request: reservations.PutItemRequest, context: Context) -> reservations.PutItemResponse:
+    async def put_item(self, request: reservations.PutItemRequest) -> reservations.PutItemResponse:
         await self.faults.meet("put_item")
         old = self.items.get(request.sku, reservations.Item(sku=request.sku, currency="EUR"))
         if request.on_hand < old.held:
@@ -206,9 +200,7 @@ class Reservations(reservations.ReservationsServicer):
         )
         return reservations.PutItemResponse(item=item)
 
-    async def restock_item(
-        self, request: reservations.RestockItemRequest, context: Context
-    ) -> reservations.RestockItemResponse:
+    async def restock_item(self, request: reservations.RestockItemRequest) -> reservations.RestockItemResponse:
         await self.faults.meet("restock_item")
         item = self.item(request.sku)
         item.on_hand += request.quantity
@@ -235,7 +227,7 @@ class Loyalty(loyalty.LoyaltyServicer):
             raise Refused(StatusCode.NOT_FOUND, "loyalty.souk", "UNKNOWN_CUSTOMER", detail, metadata)
         return self.accounts[customer_id]
 
-    async def hold(self, request: loyalty.HoldRequest, context: Context) -> loyalty.HoldResponse:
+    async def hold(self, request: loyalty.HoldRequest) -> loyalty.HoldResponse:
         await self.faults.meet("hold")
         account = self.account(request.customer_id)
         if request.redeem_points > account.points:
@@ -260,11 +252,11 @@ class Loyalty(loyalty.LoyaltyServicer):
             expires_at_us=FAR_AWAY_US,
         )
 
-    async def get_account(self, request: loyalty.GetAccountRequest, context: Context) -> loyalty.GetAccountResponse:
+    async def get_account(self, request: loyalty.GetAccountRequest) -> loyalty.GetAccountResponse:
         await self.faults.meet("get_account")
         return loyalty.GetAccountResponse(account=self.account(request.customer_id))
 
-    async def put_account(self, request: loyalty.PutAccountRequest, context: Context) -> loyalty.PutAccountResponse:
+    async def put_account(self, request: loyalty.PutAccountRequest) -> loyalty.PutAccountResponse:
         await self.faults.meet("put_account")
         account = self.accounts[request.customer_id] = loyalty.Account(
             customer_id=request.customer_id,
@@ -275,9 +267,7 @@ class Loyalty(loyalty.LoyaltyServicer):
         )
         return loyalty.PutAccountResponse(account=account)
 
-    async def list_accounts(
-        self, request: loyalty.ListAccountsRequest, context: Context
-    ) -> loyalty.ListAccountsResponse:
+    async def list_accounts(self, request: loyalty.ListAccountsRequest) -> loyalty.ListAccountsResponse:
         await self.faults.meet("list_accounts")
         accounts = sorted(self.accounts.values(), key=lambda account: account.customer_id)
         page, token = page_of(accounts, request.page_size, request.page_token, "loyalty.souk")

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
@@ -19,6 +19,13 @@ def run(command: str, address: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def ask(address: str) -> tuple[int, str]:
+    """What `health` says of a gateway: its exit code, and its line."""
+    asked = run("health", address)
+    _, said = asked.communicate(timeout=30)
+    return asked.returncode, said
 
 
 @contextmanager
@@ -37,11 +44,12 @@ def listening() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_also_while_connections_are_open(number: signal.Signals) -> None:
-    with listening() as (process, port):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with listening() as (process, port), ExitStack() as stack:
+        connection = stack.enter_context(closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)))
         # It may not accept yet: the socket queues the connection until it does.
         connection.request("GET", "/health/live")
-        assert connection.getresponse().read() == b'{"status":"LIVE"}'
+        answer = stack.enter_context(connection.getresponse())
+        assert answer.read() == b'{"status":"LIVE"}'
         process.send_signal(number)
         _, log = process.communicate(timeout=30)
         assert process.returncode == 0
@@ -51,12 +59,11 @@ def test_a_signal_stops_it_also_while_connections_are_open(number: signal.Signal
 
 def test_health_tells_whether_it_lives() -> None:
     with listening() as (process, port):
-        assert run("health", f"0.0.0.0:{port}").wait(timeout=30) == 0
+        assert ask(f"0.0.0.0:{port}") == (0, "")
         process.terminate()
         process.wait(timeout=30)
-        asked = run("health", f"127.0.0.1:{port}")
-        _, said = asked.communicate(timeout=30)
-        assert asked.returncode == 1
+        code, said = ask(f"127.0.0.1:{port}")
+        assert code == 1
         assert said.startswith("the gateway does not answer: ")
 
 
