@@ -47,9 +47,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def images() -> None:
-    """The images of this tree, built and tagged."""
-    subprocess.run(["scripts/images", "build"], cwd=ROOT, check=True)
+def images() -> str:
+    """The images of this tree, built and tagged; what the build printed about their sizes."""
+    build = ["scripts/images", "build", "gateway", "orders", "reservations", "loyalty", "single"]
+    return subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @pytest.fixture(

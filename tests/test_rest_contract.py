@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.deployments import Processes
 
+CONFIG = ROOT / "contracts" / "openapi" / "schemathesis.toml"
+
 
 @pytest.fixture
 def souk(tmp_path: Path) -> object:
@@ -25,7 +27,7 @@ def test_schemathesis_finds_no_server_error_and_no_answer_outside_the_contract(s
     program = shutil.which("schemathesis", path=str(Path(sys.executable).parent))
     assert program is not None
     done = subprocess.run(
-        [program, "run", f"{souk.url}/openapi.json", "--seed", "20", "--max-examples", "25", "--no-color"],
+        [program, "--config-file", CONFIG, "run", f"{souk.url}/openapi.json", "--seed", "20", "--max-examples", "30"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -52,7 +52,7 @@ def test_it_starts_takes_the_order_that_it_shows_and_leaves_no_process(tmp_path:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with up(port, tmp_path / "data") as (curl, session):
-        assert len(processes(session)) == 5
+        wait_until(lambda: len(processes(session)) == 5, "the launcher and its four services, and nothing else")
         before = httpx.get(f"{url}/v1/customers/c-1").json()["points"]
         order = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout
         body = httpx.Response(200, text=order).json()

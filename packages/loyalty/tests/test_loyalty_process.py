@@ -69,7 +69,7 @@ def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
     [
         ("SOUK_HOLD_TTL_S", "soon", "SOUK_HOLD_TTL_S is 'soon'; it must be a number"),
         ("SOUK_LOYALTY_HOLD_TTL_S", "0", "is '0.0'; it must be above 0 and at most a day, in seconds"),
-        ("SOUK_LOG_LEVEL", "loud", "it must be DEBUG, INFO, WARNING or ERROR"),
+        ("SOUK_LOG_LEVEL", "loud", "it must be debug, info, warning or error"),
     ],
 )
 def test_a_bad_setting_is_told_in_a_sentence(environment: dict[str, str], name: str, value: str, sentence: str) -> None:

@@ -270,7 +270,7 @@ def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
         ("SOUK_ORDERS_RELAY_PERIOD_S", "0", "is '0.0'; it must be above 0 and at most an hour, in seconds"),
         ("SOUK_ORDERS_RELAY_TIMEOUT_S", "nan", "is 'nan'; it must be above 0 and at most a minute, in seconds"),
         ("SOUK_LOYALTY_TARGET", "loyalty", "it must be host:port, or a gRPC name with its scheme"),
-        ("SOUK_LOG_LEVEL", "loud", "it must be DEBUG, INFO, WARNING or ERROR"),
+        ("SOUK_LOG_LEVEL", "loud", "it must be debug, info, warning or error"),
     ],
 )
 def test_a_bad_setting_is_told_in_a_sentence(environment: dict[str, str], name: str, value: str, sentence: str) -> None:

@@ -4,12 +4,14 @@ import http.client
 import os
 import sys
 
+from souk_gateway import __version__
 from souk_gateway.settings import BadSetting, Settings
 
 USAGE = """usage: python -m souk_gateway COMMAND
 
   serve   serve REST until SIGTERM
   health  exit with 0 if the gateway at SOUK_GATEWAY_ADDRESS answers, else with 1
+  --version
 
 Settings come from the environment; the README lists them."""
 
@@ -18,6 +20,9 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (no socket is b
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 all is well, 1 it failed, 2 the command or a setting is wrong."""
+    if arguments == ["--version"]:
+        print(__version__)
+        return 0
     commands = {"serve": serve, "health": health}
     if len(arguments) != 1 or arguments[0] not in commands:
         print(USAGE, file=sys.stderr)

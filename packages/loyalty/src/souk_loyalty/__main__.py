@@ -28,7 +28,9 @@ def main() -> None:
     try:
         settings = read(Settings, SERVICE)
         logging.basicConfig(
-            level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            datefmt="%Y-%m-%d %H:%M:%S",
         )
         arguments.run(settings)
     except BadSetting as error:

@@ -22,7 +22,7 @@ class Settings:
     """How often the outbox is looked through when nothing wakes the relay."""
     relay_timeout_s: float = 2.0
     """The deadline of a call to reservations or loyalty."""
-    log_level: str = "INFO"
+    log_level: str = "info"
 
     def __post_init__(self) -> None:
         for name in ("reservations_target", "loyalty_target"):
@@ -34,5 +34,5 @@ class Settings:
         require(0 < period <= 3600, "relay_period_s", period, "above 0 and at most an hour, in seconds")
         timeout = self.relay_timeout_s
         require(0 < timeout <= 60, "relay_timeout_s", timeout, "above 0 and at most a minute, in seconds")
-        levels = ("DEBUG", "INFO", "WARNING", "ERROR")
-        require(self.log_level in levels, "log_level", self.log_level, "DEBUG, INFO, WARNING or ERROR")
+        levels = ("debug", "info", "warning", "error")
+        require(self.log_level.lower() in levels, "log_level", self.log_level, "debug, info, warning or error")

@@ -19,7 +19,7 @@ class Settings:
     """How long a hold lives."""
     janitor_period_s: float = 1.0
     """How often holds are looked through for those whose time has passed."""
-    log_level: str = "INFO"
+    log_level: str = "info"
 
     def __post_init__(self) -> None:
         currency = re.fullmatch(r"[A-Z]{3}", self.currency)
@@ -27,5 +27,5 @@ class Settings:
         require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "above 0 and at most a day, in seconds")
         period = self.janitor_period_s
         require(0 < period <= 3600, "janitor_period_s", period, "above 0 and at most an hour, in seconds")
-        levels = ("DEBUG", "INFO", "WARNING", "ERROR")
-        require(self.log_level in levels, "log_level", self.log_level, "DEBUG, INFO, WARNING or ERROR")
+        levels = ("debug", "info", "warning", "error")
+        require(self.log_level.lower() in levels, "log_level", self.log_level, "debug, info, warning or error")
