@@ -75,8 +75,11 @@ async def served(servicer: Goods | Points) -> AsyncIterator[str]:
         return True
 
     server = GrpcServer(ServerSettings("fake", "1.0.0", "127.0.0.1:0", drain_s=1), [servicer], ready)
-    yield f"127.0.0.1:{await server.start()}"
-    await server.drain()
+    port = await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.drain()
 
 
 @pytest.fixture
@@ -222,6 +225,8 @@ async def test_what_a_killed_process_did_not_tell_its_successor_tells(
     environment: dict[str, str], goods: Goods, points: Points
 ) -> None:
     nobody = "127.0.0.1:1"
+    # The first may be killed while it sends: then its lease has to run out, and the second to look again.
+    environment |= {"SOUK_ORDERS_RELAY_PERIOD_S": "0.1", "SOUK_ORDERS_RELAY_TIMEOUT_S": "0.5"}
     async with process(environment, nobody, nobody, ends=-signal.SIGKILL) as (pid, address):
         async with connect(address, user_agent="test/1.0") as channel:
             await OrdersStub(channel).create(create(FIRST))
@@ -249,6 +254,8 @@ def run(command: str, environment: dict[str, str]) -> subprocess.CompletedProces
 async def test_it_serves_until_sigterm_and_its_health_says_so(environment: dict[str, str]) -> None:
     # Also while both participants are away.
     nobody = "127.0.0.1:1"
+    # The first may be killed while it sends: then its lease has to run out, and the second to look again.
+    environment |= {"SOUK_ORDERS_RELAY_PERIOD_S": "0.1", "SOUK_ORDERS_RELAY_TIMEOUT_S": "0.5"}
     async with process(environment, nobody, nobody) as (_, address):
         async with connect(address, user_agent="test/1.0") as channel:
             assert (await OrdersStub(channel).list(ListRequest())).orders == []
