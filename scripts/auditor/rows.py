@@ -1,0 +1,179 @@
+"""What is read of the three databases, as rows and as queries. Times in microseconds since 1970."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Select, Text, case, cast, collate, column, func, select, table
+
+
+class Order(NamedTuple):
+    """An order, or a refusal. Money in minor units; `lines` is JSON: [[sku, name, quantity, unit_price], …]."""
+
+    order_id: str
+    status: str
+    customer_id: str
+    lines: str
+    discount_percent: int
+    discount: int
+    points_redeemed: int
+    points_earned: int
+    without_loyalty: bool
+    created_at_us: int
+
+
+class Message(NamedTuple):
+    """An outbox row: what a participant must still be told."""
+
+    order_id: str
+    participant: str
+    kind: str
+    created_at_us: int
+    due_at_us: int
+    leased_until_us: int
+    attempts: int
+    last_error: str
+
+
+class Reservation(NamedTuple):
+    """The pieces of an order; `lines` is JSON: [[sku, quantity], …]."""
+
+    order_id: str
+    state: str
+    lines: str
+    expires_at_us: int
+
+
+class Hold(NamedTuple):
+    """The points of an order."""
+
+    order_id: str
+    state: str
+    customer_id: str
+    points_redeemed: int
+    points_earned: int
+    expires_at_us: int
+
+
+class Item(NamedTuple):
+    """An item's pieces."""
+
+    sku: str
+    on_hand: int
+    held: int
+    sold: int
+
+
+class Account(NamedTuple):
+    """A customer's points."""
+
+    customer_id: str
+    points: int
+    points_held: int
+
+
+class JournalSum(NamedTuple):
+    """What was put in, of an item or to an account."""
+
+    key: str
+    amount: int
+
+
+class HoldSum(NamedTuple):
+    """What the holds of an account come to: booked by those CONFIRMED, held by those HELD."""
+
+    customer_id: str
+    booked: int
+    held: int
+
+
+TABLES: dict[str, dict[str, Sequence[str]]] = {
+    "orders": {"orders": Order._fields, "outbox": Message._fields},
+    "reservations": {"items": Item._fields, "reservations": Reservation._fields, "journal": ("sku", "pieces")},
+    "loyalty": {"accounts": Account._fields, "holds": Hold._fields, "journal": ("customer_id", "points")},
+}
+"""The columns that each database must have."""
+
+KEYS: dict[str, dict[str, tuple[str, ...]]] = {
+    "orders": {"orders": ("order_id",), "outbox": ("order_id", "participant")},
+    "reservations": {"items": ("sku",), "reservations": ("order_id",)},
+    "loyalty": {"accounts": ("customer_id",), "holds": ("order_id",)},
+}
+"""What must be unique in each table, by its schema."""
+
+
+def _columns(name: str, fields: Sequence[str]) -> list[ColumnElement[Any]]:
+    source = table(name, *(column(field) for field in fields))
+    # As text, since a driver may parse JSON by itself, and more slowly.
+    return [cast(c, Text).label("lines") if c.name == "lines" else c for c in source.c]
+
+
+ORDERS = select(*_columns("orders", Order._fields))
+OUTBOX = select(*_columns("outbox", Message._fields))
+RESERVATIONS = select(*_columns("reservations", Reservation._fields))
+HOLDS = select(*_columns("holds", Hold._fields))
+ITEMS = select(*_columns("items", Item._fields))
+ACCOUNTS = select(*_columns("accounts", Account._fields))
+
+_stock_journal = table("journal", column("sku"), column("pieces"))
+_points_journal = table("journal", column("customer_id"), column("points"))
+_holds = table("holds", *(column(field) for field in Hold._fields))
+_booked = case((_holds.c.state == "CONFIRMED", _holds.c.points_earned - _holds.c.points_redeemed), else_=0)
+_held = case((_holds.c.state == "HELD", _holds.c.points_redeemed), else_=0)
+STOCK_JOURNAL = select(_stock_journal.c.sku, func.sum(_stock_journal.c.pieces)).group_by(_stock_journal.c.sku)
+POINTS_JOURNAL = select(_points_journal.c.customer_id, func.sum(_points_journal.c.points)).group_by(
+    _points_journal.c.customer_id
+)
+HOLD_SUMS = (
+    select(_holds.c.customer_id, func.sum(_booked), func.sum(_held))
+    # CLOSED and EXPIRED ones may be without a customer, and count for nothing.
+    .where(_holds.c.state.in_(("CONFIRMED", "HELD")))
+    .group_by(_holds.c.customer_id)
+)
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
+
+AT_ONCE = 2_000
+"""Rows that are fetched at once, and so the memory that a stream takes."""
+
+
+def stream(connection: Connection, row: type[Row], query: Select[Any]) -> Iterator[Row]:
+    """All rows in the order of their first column, by bytes, as Python compares text."""
+    key = query.selected_columns[0]
+    # SQLite compares by bytes unless told otherwise; PostgreSQL as its locale says.
+    by_bytes = collate(key, "C") if connection.dialect.name == "postgresql" else key
+    result = connection.execute(query.order_by(by_bytes), execution_options={"yield_per": AT_ONCE})
+    return map(row._make, result)  # type: ignore[attr-defined]  # a NamedTuple has it
+
+
+def by_ids(connection: Connection, row: type[Row], query: Select[Any], ids: Sequence[str]) -> Iterator[Row]:
+    """The rows whose first column is one of `ids`, some hundreds at most."""
+    result = connection.execute(query.where(query.selected_columns[0].in_(ids)))
+    return map(row._make, result)  # type: ignore[attr-defined]  # a NamedTuple has it
+
+
+END = "\U0010ffff"
+"""A noncharacter, behind all keys."""
+
+
+def merged(*streams: Iterator[Any]) -> Iterator[list[Any]]:
+    """The rows of all streams, by key: for each key a list of [key, row or None of each stream].
+
+    The streams are ordered by their rows' first field. Of rows with one key in one stream only the first counts.
+    """
+    ended = (END,)
+    heads = [next(each, ended) for each in streams]
+    while True:
+        key = min([head[0] for head in heads])
+        if key == END:
+            return
+        group: list[Any] = [key]
+        for n, head in enumerate(heads):
+            if head[0] != key:
+                group.append(None)
+                continue
+            group.append(head)
+            following = next(streams[n], ended)
+            while following[0] == key:
+                following = next(streams[n], ended)
+            heads[n] = following
+        yield group
