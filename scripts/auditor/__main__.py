@@ -54,7 +54,8 @@ def main() -> int:
         return 2
     try:
         databases = {name: Database(name, url) for name, url in urls(options.data).items()}
-        report = Audit(databases, Patience(options.settle, grace_s, options.outbox_age)).run()
+        patience = Patience(options.settle, grace_s, options.outbox_age)
+        report = Audit(databases, patience, lambda text: print(text, file=sys.stderr, flush=True)).run()
     except Unreadable as error:
         print(error, file=sys.stderr)
         return 2

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, column, func, select, table
 from auditor import rows
 from auditor.databases import NAMES, Database, key_findings
 from auditor.findings import Code, Finding
-from auditor.orders import Case, order_findings, state_findings, suspicions
+from auditor.orders import Case, order_findings, suspicions
 from auditor.points import Points
 from auditor.rows import Account, Hold, HoldSum, Item, JournalSum, Message, Order, Reservation, by_ids, merged, stream
 from auditor.stock import Stock
@@ -65,8 +65,10 @@ class Report:
 class Audit:
     """Over orders, reservations and loyalty. Raises Unreadable."""
 
-    def __init__(self, databases: Mapping[str, Database], patience: Patience) -> None:
+    def __init__(self, databases: Mapping[str, Database], patience: Patience, say: Callable[[str], None]) -> None:
+        """`say` tells people why it takes longer."""
         self._databases = databases
+        self._say = say
         self._patience = patience
         self._report = Report()
         self._now_us = 0
@@ -126,14 +128,17 @@ class Audit:
             if case.order is not None:
                 report.orders[case.order.status] += 1
             findings += order_findings(case, stale_before_us)
-            findings += state_findings(case)
-            self._count_pending(case)
+            self._count_in_flight(case)
             if next(suspicions(case, self._now_us), None):
                 yield case.order_id
 
     def _look_again(self, order_ids: Sequence[str]) -> list[Finding]:
         """What is still wrong in the end, and of which orders nothing was under way while it was looked at."""
         deadline = time.monotonic() + self._patience.settle_s
+        if order_ids and self._patience.settle_s:
+            what = "1 order" if len(order_ids) == 1 else f"{len(order_ids):,} orders"
+            limit_s = self._patience.settle_s
+            self._say(f"Looking again at {what}, for {limit_s:g} s at most: what is under way may yet arrive.")
         while True:
             judged = [each for ids in _chunks(order_ids) for each in self._judge(ids)]
             left = time.monotonic() < deadline
@@ -181,7 +186,7 @@ class Audit:
             for each in order_ids
         ]
 
-    def _count_pending(self, case: Case) -> None:
+    def _count_in_flight(self, case: Case) -> None:
         messages = [message for message in (case.to_reservations, case.to_loyalty) if message is not None]
         for message in messages:
             what = f"{message.kind} to {message.participant}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from auditor.findings import Code, Finding
-from auditor.rows import Account, Hold, HoldSum, JournalSum
+from auditor.rows import STATES, Account, Hold, HoldSum, JournalSum
 
 
 class Points:
@@ -22,7 +22,9 @@ class Points:
         for row in holds:
             state = row.state
             self.states[state] = self.states.get(state, 0) + 1
-            if state == "HELD" and row.expires_at_us < self._overdue_us:
+            if state not in STATES:
+                self._findings.append(Finding(Code.STATE_UNKNOWN, row.order_id, f"the hold is '{state}'"))
+            elif state == "HELD" and row.expires_at_us < self._overdue_us:
                 late_s = (self._overdue_us - row.expires_at_us) / 1e6
                 figures = f"the hold is HELD, {late_s:.0f} s after it should have been expired"
                 self._findings.append(Finding(Code.HOLD_OVERDUE, row.order_id, figures))

@@ -1,18 +1,36 @@
 """What is read of the three databases, as rows and as queries. Times in microseconds since 1970."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from msgspec import DecodeError, Struct
+from msgspec.json import Decoder
 from sqlalchemy import ColumnElement, Connection, Select, Text, case, cast, collate, column, func, select, table
 
 
+class OrderLine(Struct, array_like=True, frozen=True, gc=False):
+    """Pieces of an item, at a price in minor units for one. A later version may say more, behind this."""
+
+    sku: str
+    name: str
+    quantity: int
+    unit_price: int
+
+
+class ReservedLine(Struct, array_like=True, frozen=True, gc=False):
+    """Pieces of an item."""
+
+    sku: str
+    quantity: int
+
+
 class Order(NamedTuple):
-    """An order, or a refusal. Money in minor units; `lines` is JSON: [[sku, name, quantity, unit_price], …]."""
+    """An order, or a refusal. Money in minor units; `lines` is None where they cannot be read."""
 
     order_id: str
     status: str
     customer_id: str
-    lines: str
+    lines: list[OrderLine] | None
     discount_percent: int
     discount: int
     points_redeemed: int
@@ -35,11 +53,11 @@ class Message(NamedTuple):
 
 
 class Reservation(NamedTuple):
-    """The pieces of an order; `lines` is JSON: [[sku, quantity], …]."""
+    """The pieces of an order; `lines` is None where they cannot be read."""
 
     order_id: str
     state: str
-    lines: str
+    lines: list[ReservedLine] | None
     expires_at_us: int
 
 
@@ -85,6 +103,9 @@ class HoldSum(NamedTuple):
     booked: int
     held: int
 
+
+STATES = ("HELD", "EXPIRED", "CONFIRMED", "CLOSED")
+"""Of reservations and of holds."""
 
 TABLES: dict[str, dict[str, Sequence[str]]] = {
     "orders": {"orders": Order._fields, "outbox": Message._fields},
@@ -136,19 +157,44 @@ AT_ONCE = 2_000
 """Rows that are fetched at once, and so the memory that a stream takes."""
 
 
+_order_lines = Decoder(list[OrderLine]).decode
+_reserved_lines = Decoder(list[ReservedLine]).decode
+
+
+def _order(row: Any) -> Order:
+    order_id, status, customer_id, lines, *rest = row
+    try:
+        return Order(order_id, status, customer_id, _order_lines(lines), *rest)
+    except DecodeError:
+        return Order(order_id, status, customer_id, None, *rest)
+
+
+def _reservation(row: Any) -> Reservation:
+    order_id, state, lines, expires_at_us = row
+    try:
+        return Reservation(order_id, state, _reserved_lines(lines), expires_at_us)
+    except DecodeError:
+        return Reservation(order_id, state, None, expires_at_us)
+
+
+def _maker(row: type[Row]) -> Callable[[Any], Row]:
+    special: dict[Any, Callable[[Any], Any]] = {Order: _order, Reservation: _reservation}
+    return special.get(row) or row._make  # type: ignore[attr-defined]  # a NamedTuple has it
+
+
 def stream(connection: Connection, row: type[Row], query: Select[Any]) -> Iterator[Row]:
     """All rows in the order of their first column, by bytes, as Python compares text."""
     key = query.selected_columns[0]
     # SQLite compares by bytes unless told otherwise; PostgreSQL as its locale says.
     by_bytes = collate(key, "C") if connection.dialect.name == "postgresql" else key
     result = connection.execute(query.order_by(by_bytes), execution_options={"yield_per": AT_ONCE})
-    return map(row._make, result)  # type: ignore[attr-defined]  # a NamedTuple has it
+    return map(_maker(row), result)
 
 
 def by_ids(connection: Connection, row: type[Row], query: Select[Any], ids: Sequence[str]) -> Iterator[Row]:
     """The rows whose first column is one of `ids`, some hundreds at most."""
     result = connection.execute(query.where(query.selected_columns[0].in_(ids)))
-    return map(row._make, result)  # type: ignore[attr-defined]  # a NamedTuple has it
+    return map(_maker(row), result)
 
 
 END = "\U0010ffff"

@@ -1,38 +1,11 @@
 """Goods: what items, their journal and their reservations say of each other."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from msgspec.json import Decoder
-
 from auditor.findings import Code, Finding
-from auditor.rows import Item, JournalSum, Reservation
-
-_decode = Decoder().decode
-
-
-def quantities(lines: str) -> dict[str, int]:
-    """Pieces by SKU of a reservation. Raises ValueError."""
-    try:
-        return summed((sku, quantity) for sku, quantity, *_ in _decode(lines))
-    except TypeError as error:
-        raise ValueError("not a list of lines") from error
-
-
-def priced(lines: str) -> list[tuple[str, int, int]]:
-    """SKU, pieces and unit price of each line of an order. Raises ValueError."""
-    try:
-        return [(sku, quantity + 0, price + 0) for sku, _, quantity, price, *_ in _decode(lines)]
-    except TypeError as error:
-        raise ValueError("not a list of lines") from error
-
-
-def summed(lines: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Pieces by SKU."""
-    found: dict[str, int] = {}
-    for sku, quantity in lines:
-        found[sku] = found.get(sku, 0) + quantity
-    return found
+from auditor.rows import STATES, Item, JournalSum, Reservation
 
 
 class Stock:
@@ -42,8 +15,8 @@ class Stock:
         """What was HELD until before `overdue_us` should have been expired by now."""
         self.states: dict[str, int] = {}
         self._overdue_us = overdue_us
-        self._held: dict[str, int] = {}
-        self._sold: dict[str, int] = {}
+        self._held: defaultdict[str, int] = defaultdict(int)
+        self._sold: defaultdict[str, int] = defaultdict(int)
         self._findings: list[Finding] = []
 
     def watch(self, reservations: Iterable[Reservation]) -> Iterator[Reservation]:
@@ -53,6 +26,8 @@ class Stock:
             self.states[state] = self.states.get(state, 0) + 1
             if state in ("HELD", "CONFIRMED"):
                 self._add(row)
+            elif state not in STATES:
+                self._findings.append(Finding(Code.STATE_UNKNOWN, row.order_id, f"the reservation is '{state}'"))
             yield row
 
     def _add(self, row: Reservation) -> None:
@@ -63,12 +38,12 @@ class Stock:
                 late_s = (self._overdue_us - row.expires_at_us) / 1e6
                 figures = f"the reservation is HELD, {late_s:.0f} s after it should have been expired"
                 self._findings.append(Finding(Code.RESERVATION_OVERDUE, row.order_id, figures))
-        try:
-            for sku, pieces in quantities(row.lines).items():
-                sums[sku] = sums.get(sku, 0) + pieces
-        except ValueError as error:
-            figures = f"the lines of the reservation cannot be read: {error}"
+        if row.lines is None:
+            figures = "the lines of the reservation cannot be read"
             self._findings.append(Finding(Code.LINES_UNREADABLE, row.order_id, figures))
+            return
+        for line in row.lines:
+            sums[line.sku] += line.quantity
 
     def findings(self, rows: Iterable[list[Any]]) -> Iterator[Finding]:
         """`rows` are items merged with the sums of their journal; all reservations have passed by before."""
