@@ -188,6 +188,7 @@ class Audit:
 
     def _count_in_flight(self, case: Case) -> None:
         messages = [message for message in (case.to_reservations, case.to_loyalty) if message is not None]
+        self._report.in_flight += bool(messages) or "HELD" in (_state(case.reservation), _state(case.hold))
         for message in messages:
             what = f"{message.kind} to {message.participant}"
             self._report.pending[what] += 1
@@ -198,8 +199,6 @@ class Audit:
                 if not waiting.oldest_us or message.created_at_us < waiting.oldest_us:
                     waiting.oldest_us, waiting.oldest_id = message.created_at_us, message.order_id
                     waiting.last_error = message.last_error
-        held = [row for row in (case.reservation, case.hold) if row is not None and row.state == "HELD"]
-        self._report.in_flight += bool(messages or held)
 
     def _counted(self, items: Iterator[Item]) -> Iterator[Item]:
         for item in items:
@@ -208,6 +207,10 @@ class Audit:
 
     def _overdue_us(self, participant: str) -> int:
         return self._now_us - int(self._patience.hold_grace_s.get(participant, 15.0) * 1_000_000)
+
+
+def _state(row: Reservation | Hold | None) -> str:
+    return row.state if row else ""
 
 
 def _messages_to(participant: str) -> Select[Any]:

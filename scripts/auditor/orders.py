@@ -36,9 +36,10 @@ class Case(NamedTuple):
 def order_findings(case: Case, stale_before_us: int) -> Iterator[Finding]:
     """What is wrong in the orders database; a message that nobody sent since `stale_before_us` is stale."""
     order, order_id = case.order, case.order_id
-    for message in (case.to_reservations, case.to_loyalty):
-        if message is not None:
-            yield from _message_findings(order, message, stale_before_us)
+    if case.to_reservations is not None:
+        yield from _message_findings(order, case.to_reservations, stale_before_us)
+    if case.to_loyalty is not None:
+        yield from _message_findings(order, case.to_loyalty, stale_before_us)
     if order is None:
         return
     if order.status not in (*TAKEN, *RELEASED):
@@ -147,9 +148,10 @@ def _sold(order: Order, reservation: Reservation | None) -> Iterator[Finding]:
 
 
 def _quantities(lines: Sequence[OrderLine | ReservedLine]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for line in lines:
-        found[line.sku] = found.get(line.sku, 0) + line.quantity
+    found = {line.sku: line.quantity for line in lines}
+    if len(found) < len(lines):
+        for sku in found:
+            found[sku] = sum(line.quantity for line in lines if line.sku == sku)
     return found
 
 

@@ -206,20 +206,17 @@ def merged(*streams: Iterator[Any]) -> Iterator[list[Any]]:
 
     The streams are ordered by their rows' first field. Of rows with one key in one stream only the first counts.
     """
-    ended = (END,)
+    ended: tuple[Any, ...] = (END,)
     heads = [next(each, ended) for each in streams]
-    while True:
-        key = min([head[0] for head in heads])
-        if key == END:
-            return
+    keys = [head[0] for head in heads]
+    while (key := min(keys)) != END:
         group: list[Any] = [key]
         for n, head in enumerate(heads):
-            if head[0] != key:
+            if keys[n] != key:
                 group.append(None)
                 continue
             group.append(head)
-            following = next(streams[n], ended)
-            while following[0] == key:
-                following = next(streams[n], ended)
-            heads[n] = following
+            while keys[n] == key:
+                heads[n] = next(streams[n], ended)
+                keys[n] = heads[n][0]
         yield group
