@@ -429,9 +429,9 @@ def test_a_shop_that_eight_clients_keep_busy_is_clean(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("ruin", "sentence"),
     [
-        (lambda data: (data / "orders.db").unlink(), "The orders database cannot be read: unable to open"),
-        (lambda data: (data / "loyalty.db").write_text("no database" * 100), "The loyalty database cannot be read"),
-        (lambda data: sql(data, "orders", "DROP TABLE outbox"), "The orders database cannot be read"),
+        (lambda data: (data / "orders.db").unlink(), "orders.db) cannot be read: unable to open"),
+        (lambda data: (data / "loyalty.db").write_text("no database" * 100), "loyalty.db) cannot be read: "),
+        (lambda data: sql(data, "orders", "DROP TABLE outbox"), "orders.db) has no table outbox"),
         (
             lambda data: sql(data, "reservations", "ALTER TABLE items RENAME held TO kept"),
             "The reservations database has no items.held",

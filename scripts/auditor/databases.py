@@ -69,14 +69,16 @@ class Database:
                 connection.execute(select(literal_column("1")).select_from(table(first)).limit(1)).all()
                 yield connection
         except SQLAlchemyError as error:
-            why = str(getattr(error, "orig", None) or error).strip().replace("\n", " ")
-            raise Unreadable(f"The {self.name} database cannot be read: {why}. ({self._place()})") from error
+            why = " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".?")
+            raise Unreadable(f"The {self.name} database ({self._place()}) cannot be read: {why}.") from error
 
     def check_tables(self) -> None:
         """Raises Unreadable where a table or a column is missing."""
         with self.snapshot() as connection:
             inspector = inspect(connection)
             for name, wanted in TABLES[self.name].items():
+                if not inspector.has_table(name):
+                    raise Unreadable(f"The {self.name} database ({self._place()}) has no table {name}; is it migrated?")
                 missing = {*wanted} - {found["name"] for found in inspector.get_columns(name)}
                 if missing:
                     columns = ", ".join(f"{name}.{each}" for each in sorted(missing))
