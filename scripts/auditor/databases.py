@@ -1,0 +1,147 @@
+"""The databases, opened so that nothing can be written: one snapshot at a time, of one moment each."""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import (
+    URL,
+    ColumnClause,
+    Connection,
+    Engine,
+    NullPool,
+    column,
+    create_engine,
+    event,
+    func,
+    inspect,
+    literal_column,
+    make_url,
+    select,
+    table,
+)
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from auditor.findings import Code, Finding
+from auditor.rows import KEYS, TABLES
+
+NAMES = ("orders", "reservations", "loyalty")
+
+
+class Unreadable(Exception):
+    """A database cannot be read; the text is a sentence that says which and why."""
+
+
+def urls(data: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Where the databases are: in the folder `data`; where none is given, as the services and `up` would say."""
+    folder = (data or Path(environment.get("SOUK_DATA") or "data")).absolute()
+    found = {}
+    for name in NAMES:
+        set_url = environment.get(f"SOUK_{name.upper()}_DATABASE_URL")
+        found[name] = set_url if set_url and data is None else f"sqlite:///{folder / name}.db"
+    return found
+
+
+class Database:
+    """One of the three, by URL. Raises Unreadable."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        try:
+            self._engine = _engine(make_url(url))
+        except ArgumentError:
+            # Not the URL itself, which may hold a password.
+            raise Unreadable(f"SOUK_{name.upper()}_DATABASE_URL is not a database URL.") from None
+        except ImportError as error:
+            raise Unreadable(f"The {name} database needs the module '{error.name}', which is not installed.") from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that sees the database as it is now, however long it reads. Raises Unreadable."""
+        try:
+            with self._engine.connect() as connection, connection.begin():
+                first = next(iter(TABLES[self.name]))
+                # Databases take a snapshot at the first read, not when a transaction begins.
+                connection.execute(select(literal_column("1")).select_from(table(first)).limit(1)).all()
+                yield connection
+        except SQLAlchemyError as error:
+            why = " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".?")
+            raise Unreadable(f"The {self.name} database ({self._place()}) cannot be read: {why}.") from error
+
+    def check_tables(self) -> None:
+        """Raises Unreadable where a table or a column is missing."""
+        with self.snapshot() as connection:
+            inspector = inspect(connection)
+            for name, wanted in TABLES[self.name].items():
+                if not inspector.has_table(name):
+                    raise Unreadable(f"The {self.name} database ({self._place()}) has no table {name}; is it migrated?")
+                missing = {*wanted} - {found["name"] for found in inspector.get_columns(name)}
+                if missing:
+                    columns = ", ".join(f"{name}.{each}" for each in sorted(missing))
+                    raise Unreadable(
+                        f"The {self.name} database has no {columns}: this auditor does not know its version."
+                    )
+
+    def _place(self) -> str:
+        url = self._engine.url
+        return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def key_findings(name: str, connection: Connection) -> Iterator[Finding]:
+    """Keys that the schema does not have, and what stands there twice because of it."""
+    inspector = inspect(connection)
+    for table_name, key in KEYS[name].items():
+        keys = [inspector.get_pk_constraint(table_name)["constrained_columns"]]
+        keys += [each["column_names"] for each in inspector.get_unique_constraints(table_name)]
+        keys += [
+            [each or "" for each in index["column_names"]]
+            for index in inspector.get_indexes(table_name)
+            if index["unique"] and not any(option.endswith("_where") for option in index.get("dialect_options", {}))
+        ]
+        if any(each and {*each} <= {*key} for each in keys):
+            continue
+        yield Finding(Code.KEY_MISSING, f"{name}.{table_name}", f"nothing makes ({', '.join(key)}) unique")
+        columns: list[ColumnClause[Any]] = [column(each) for each in key]
+        repeated = select(*columns, func.count()).select_from(table(table_name)).group_by(*columns)
+        for *found, count in connection.execute(repeated.having(func.count() > 1).order_by(*columns)):
+            yield Finding(Code.DUPLICATE_ID, found[0], f"{count} rows of {name}.{table_name} are {_text(found)}")
+
+
+def _text(key: Sequence[Any]) -> str:
+    return ", ".join(map(str, key))
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        engine = create_engine(url, isolation_level="REPEATABLE READ", poolclass=NullPool)
+        return engine.execution_options(postgresql_readonly=True)
+    path = Path(url.database or "").absolute()
+    engine = create_engine(f"sqlite:///{path}", creator=lambda: _open_file(path), poolclass=NullPool)
+    # sqlite3 would begin no transaction for a SELECT.
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
+
+
+def _open_file(path: Path) -> sqlite3.Connection:
+    connection = _connect(path, "mode=ro")
+    try:
+        connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").close()
+    except sqlite3.OperationalError:
+        connection.close()
+        # On read-only storage the files beside a database cannot be made. Where there is no log, nothing writes.
+        if not path.is_file() or Path(f"{path}-wal").exists():
+            raise
+        connection = _connect(path, "mode=ro&immutable=1")
+    # Rows are read in the order of a key, not of the file: let the system's cache serve that without copies.
+    connection.execute("PRAGMA mmap_size=8589934592").close()
+    connection.execute("PRAGMA busy_timeout=5000").close()
+    return connection
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}?{options}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)

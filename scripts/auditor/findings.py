@@ -1,0 +1,50 @@
+"""What can be wrong. The codes are stable; docs/audit.md says of each what it means and what to do."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What is wrong."""
+
+    # Of one database by itself: a snapshot of it is enough to know.
+    STOCK_NOT_CONSERVED = "STOCK_NOT_CONSERVED"
+    HELD_OUT_OF_RANGE = "HELD_OUT_OF_RANGE"
+    HELD_MISMATCH = "HELD_MISMATCH"
+    SOLD_MISMATCH = "SOLD_MISMATCH"
+    ITEM_MISSING = "ITEM_MISSING"
+    RESERVATION_OVERDUE = "RESERVATION_OVERDUE"
+    POINTS_NOT_CONSERVED = "POINTS_NOT_CONSERVED"
+    POINTS_HELD_MISMATCH = "POINTS_HELD_MISMATCH"
+    ACCOUNT_MISSING = "ACCOUNT_MISSING"
+    HOLD_OVERDUE = "HOLD_OVERDUE"
+    FIGURES_DISAGREE = "FIGURES_DISAGREE"
+    ORDER_STUCK = "ORDER_STUCK"
+    OUTBOX_CONTRADICTS = "OUTBOX_CONTRADICTS"
+    OUTBOX_ORPHAN = "OUTBOX_ORPHAN"
+    OUTBOX_STALE = "OUTBOX_STALE"
+    LINES_UNREADABLE = "LINES_UNREADABLE"
+    STATE_UNKNOWN = "STATE_UNKNOWN"
+    KEY_MISSING = "KEY_MISSING"
+    DUPLICATE_ID = "DUPLICATE_ID"
+    # Between databases.
+    ORDER_WITHOUT_RESERVATION = "ORDER_WITHOUT_RESERVATION"
+    RESERVATION_DIFFERS = "RESERVATION_DIFFERS"
+    GOODS_NOT_RELEASED = "GOODS_NOT_RELEASED"
+    RESERVATION_WITHOUT_ORDER = "RESERVATION_WITHOUT_ORDER"
+    RESERVATION_NOT_CLOSED = "RESERVATION_NOT_CLOSED"
+    ORDER_WITHOUT_HOLD = "ORDER_WITHOUT_HOLD"
+    HOLD_DIFFERS = "HOLD_DIFFERS"
+    HOLD_NOT_WANTED = "HOLD_NOT_WANTED"
+    POINTS_NOT_RELEASED = "POINTS_NOT_RELEASED"
+    HOLD_WITHOUT_ORDER = "HOLD_WITHOUT_ORDER"
+    HOLD_NOT_CLOSED = "HOLD_NOT_CLOSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong: with which id (an order's, an item's, an account's, a table's), and the figures."""
+
+    code: Code
+    id: str
+    figures: str

@@ -1,0 +1,91 @@
+"""The report: for people, and for machines."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby
+
+from auditor.audit import Report
+from auditor.findings import Finding
+
+SHOWN = 20
+"""Findings of one code that people are shown; machines get all."""
+
+
+def as_json(report: Report) -> str:
+    """One object; ages in seconds."""
+    now_us = time.time_ns() // 1000
+    return json.dumps(
+        {
+            "clean": not report.findings,
+            "seconds": round(report.seconds, 3),
+            "checked": {
+                "items": report.items,
+                "accounts": report.accounts,
+                "orders": dict(report.orders),
+                "reservations": report.reservations,
+                "holds": report.holds,
+            },
+            "in_flight": report.in_flight,
+            "looked_at_again": report.looked_at_again,
+            "pending": dict(report.pending),
+            "waiting": [
+                {
+                    "what": what,
+                    "count": each.count,
+                    "oldest_s": (now_us - each.oldest_us) // 1_000_000,
+                    "oldest_order_id": each.oldest_id,
+                    "attempts": each.attempts,
+                    "last_error": each.last_error,
+                }
+                for what, each in report.waiting.items()
+            ],
+            "findings": [asdict(finding) for finding in report.findings],
+        },
+        indent=2,
+    )
+
+
+def as_text(report: Report) -> str:
+    """A table of what was checked, and the findings."""
+    return "\n".join([*_checked(report), *_waiting(report), *_findings(report.findings), _verdict(report)])
+
+
+def _checked(report: Report) -> Iterator[str]:
+    yield f"{'items':<14}{report.items:>11,}"
+    yield f"{'accounts':<14}{report.accounts:>11,}"
+    for name, counts in (("orders", report.orders), ("reservations", report.reservations), ("holds", report.holds)):
+        states = "   ".join(f"{state} {count:,}" for state, count in sorted(counts.items()))
+        yield f"{name:<14}{sum(counts.values()):>11,}   {states}".rstrip()
+    pending = "   ".join(f"{what} {count:,}" for what, count in sorted(report.pending.items()))
+    yield f"{'outbox':<14}{sum(report.pending.values()):>11,}   {pending}".rstrip()
+    yield f"{'in flight':<14}{report.in_flight:>11,}   orders with something pending or held; no fault"
+
+
+def _waiting(report: Report) -> Iterator[str]:
+    now_us = time.time_ns() // 1000
+    for what, each in sorted(report.waiting.items()):
+        age_s = (now_us - each.oldest_us) // 1_000_000
+        yield (
+            f"\nwaiting: {what}: {each.count:,} tried in vain, up to {each.attempts} times; the oldest for {age_s} s, "
+            f"of the order {each.oldest_id}: {each.last_error or 'no error is told'}"
+        )
+
+
+def _findings(findings: list[Finding]) -> Iterator[str]:
+    for code, group in groupby(findings, key=lambda finding: finding.code):
+        same = list(group)
+        yield f"\n{code} ({len(same):,})"
+        for finding in same[:SHOWN]:
+            yield f"  {finding.id}  {finding.figures}"
+        if len(same) > SHOWN:
+            yield f"  … and {len(same) - SHOWN:,} more, which --json tells"
+
+
+def _verdict(report: Report) -> str:
+    if not report.findings:
+        return f"\nClean: all that must hold does ({report.seconds:.1f} s)."
+    count = len(report.findings)
+    what = "finding" if count == 1 else "findings"
+    return f"\n{count:,} {what}; docs/audit.md says what to do ({report.seconds:.1f} s)."
