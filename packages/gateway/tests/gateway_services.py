@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -52,6 +52,8 @@ class Orders(orders.OrdersServicer):
         self.faults = Faults()
         self.decided: dict[str, tuple[bytes, orders.Order | orders.Refusal]] = {}
         self.confirm_at_once = False
+        self.settled = asyncio.Event()
+        self.histories: dict[str, list[orders.HistoryEntry]] = {}
 
     def order(self, order_id: str) -> orders.Order:
         _, outcome = self.decided.get(order_id, (b"", None))
@@ -97,7 +99,18 @@ class Orders(orders.OrdersServicer):
 
     async def get(self, request: orders.GetRequest) -> orders.GetResponse:
         await self.faults.meet("get")
-        return orders.GetResponse(order=self.order(request.order_id))
+        order = self.order(request.order_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(request.wait_ms / 1000):
+                while request.wait_ms and order.status is orders.OrderStatus.ACCEPTED:
+                    await self.settled.wait()
+                    self.settled.clear()
+        return orders.GetResponse(order=order, history=self.histories.get(order.id, []))
+
+    def settle(self, order_id: str, status: orders.OrderStatus) -> None:
+        """Wakes the call that waits for it."""
+        self.order(order_id).status = status
+        self.settled.set()
 
     async def list(self, request: orders.ListRequest) -> orders.ListResponse:
         await self.faults.meet("list")

@@ -119,8 +119,14 @@ def application(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=("GET", "POST", "PUT"),
-                allow_headers=("Content-Type", "Idempotency-Key"),
-                expose_headers=("Location", "Idempotency-Replayed", "Retry-After", "Souk-Served-By"),
+                allow_headers=("Content-Type", "Idempotency-Key", "Prefer"),
+                expose_headers=(
+                    "Location",
+                    "Idempotency-Replayed",
+                    "Preference-Applied",
+                    "Retry-After",
+                    "Souk-Served-By",
+                ),
             )
         )
     middleware.append(Middleware(UnexpectedErrors))

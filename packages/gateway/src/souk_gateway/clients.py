@@ -54,9 +54,13 @@ class OrdersClient:
     async def refuse(self, request: orders.RefuseRequest, exchange: Exchange) -> orders.RefuseResponse:
         return await _ask("orders", self._stub.refuse, request, exchange)
 
-    async def get(self, order_id: str, exchange: Exchange) -> orders.Order:
-        answer = await _ask("orders", self._stub.get, orders.GetRequest(order_id=order_id), exchange)
-        return _present(answer.order)
+    async def get(
+        self, order_id: str, exchange: Exchange, *, wait_s: float = 0.0
+    ) -> tuple[orders.Order, list[orders.HistoryEntry]]:
+        """An order and its history; while it is ACCEPTED, the answer waits so long for it to be settled."""
+        request = orders.GetRequest(order_id=order_id, wait_ms=int(wait_s * 1000))
+        answer = await _ask("orders", self._stub.get, request, exchange)
+        return _present(answer.order), answer.history
 
     async def list(self, request: orders.ListRequest, exchange: Exchange) -> orders.ListResponse:
         return await _ask("orders", self._stub.list, request, exchange)
