@@ -30,10 +30,15 @@ NEW_YEAR_US = 1_767_225_600_000_006
 
 
 class Faults:
-    """What a test wants of a service: `fail` makes a call fail, `gates` let it wait until the test opens them."""
+    """What a test wants of a service.
+
+    `fail` makes a call fail, `fail_first` only as often as there are failures in it; `gates` let it wait until the
+    test opens them.
+    """
 
     def __init__(self) -> None:
         self.fail: dict[str, Exception] = {}
+        self.fail_first: dict[str, list[Exception]] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.calls: list[str] = []
         self.called = asyncio.Event()
@@ -43,6 +48,8 @@ class Faults:
         self.called.set()
         if call in self.gates:
             await self.gates[call].wait()
+        if self.fail_first.get(call):
+            raise self.fail_first[call].pop()
         if call in self.fail:
             raise self.fail[call]
 
