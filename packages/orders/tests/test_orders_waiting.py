@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from souk_contracts.orders.v1 import CancelRequest, GetRequest, OrdersStub, OrderStatus
+from souk_orders import lobby as lobby_module
 from souk_orders.book import Participant
 from souk_orders.domain import Order, Terms
 from souk_orders.lobby import Lobby
@@ -29,6 +30,12 @@ async def confirm(storage: SqlStorage) -> None:
         await storage.execute([Answered(delivery.message, no=None) for delivery in leased])
 
 
+async def somebody_in(lobby: Lobby) -> None:
+    async with asyncio.timeout(30):
+        while not lobby._waiting:  # noqa: ASYNC110 (a call says nothing when it arrives)
+            await asyncio.sleep(0)
+
+
 class Looks:
     """Whether an order is settled, as a test has it; tells when somebody has looked."""
 
@@ -48,9 +55,7 @@ async def test_a_call_waits_until_another_process_has_settled_the_order(
 ) -> None:
     await accept(storage, terms)
     waiting = asyncio.ensure_future(stub.get(GetRequest(order_id=ORDER, wait_ms=LONG_MS), timeout_s=30))
-    async with asyncio.timeout(30):
-        while not lobby._waiting:  # noqa: ASYNC110 (the call says nothing when it arrives)
-            await asyncio.sleep(0)
+    await somebody_in(lobby)
     await confirm(open_storage())
     answer = await waiting
     assert answer.order is not None
@@ -58,11 +63,17 @@ async def test_a_call_waits_until_another_process_has_settled_the_order(
     assert [entry.step for entry in answer.history][-1] == "CONFIRMED"
 
 
-async def test_a_cancel_ends_the_waiting(stub: OrdersStub, storage: SqlStorage, terms: Terms, lobby: Lobby) -> None:
+async def test_a_cancel_ends_the_waiting_at_once(
+    stub: OrdersStub, storage: SqlStorage, terms: Terms, lobby: Lobby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lobby_module, "_FIRST_LOOK_S", 3600)
+    monkeypatch.setattr(lobby_module, "_LONGEST_LOOK_S", 3600)
     await accept(storage, terms)
     waiting = asyncio.ensure_future(stub.get(GetRequest(order_id=ORDER, wait_ms=LONG_MS), timeout_s=30))
+    await somebody_in(lobby)
     await stub.cancel(CancelRequest(order_id=ORDER))
-    answer = await waiting
+    async with asyncio.timeout(LONG_MS / 2000):  # not only when its time is over
+        answer = await waiting
     assert answer.order is not None
     assert answer.order.status is OrderStatus.CANCELLED
     assert lobby._waiting == {}
