@@ -302,12 +302,30 @@ def test_an_outage_of_loyalty_is_felt_by_those_who_need_it_only(deployment: Depl
     wait_until(lambda: stock(rest, tea)[1:] == (0, 9, 2), "one more piece to be sold")
 
 
+def test_an_answer_may_wait_for_the_order_to_be_confirmed_and_its_history_tells_by_whom(rest: httpx.Client) -> None:
+    tea, customer = put_item(rest), put_customer(rest)
+    wanted = {"customer_id": customer, "lines": [{"sku": tea, "quantity": 1}]}
+    answer = rest.post("/v1/orders", json=wanted, headers={"Prefer": "wait=5"})
+    assert (answer.status_code, answer.json()["status"]) == (201, "CONFIRMED")
+    assert answer.headers["preference-applied"] == "wait=5"
+    steps = rest.get(answer.headers["location"]).json()["history"]
+    assert {step["step"]: step["by"].partition("/")[0] for step in steps} == {
+        "ACCEPTED": "orders",
+        "RESERVATIONS_CONFIRMED": "reservations",
+        "LOYALTY_CONFIRMED": "loyalty",
+        "CONFIRMED": "orders",
+    }
+    versions = rest.get("/v1/versions").json()
+    assert all(step["by"] == "/".join((name, versions[name])) for step in steps if (name := step["by"].split("/")[0]))
+
+
 def test_what_was_ordered_is_there_after_a_stop_and_a_start(deployment: Deployment, rest: httpx.Client) -> None:
     tea, customer = put_item(rest), put_customer(rest)
     body = placed(order(rest, customer, {tea: 3}))
     deployment.stop()
     deployment.start()
     found = rest.get(f"/v1/orders/{body['id']}").json()
+    assert found.pop("history")[0]["step"] == "ACCEPTED"
     assert {**found, "status": body["status"]} == body
     wait_for_status(rest, body["id"], "CONFIRMED")
     assert stock(rest, tea) == (7, 0, 7, 3)

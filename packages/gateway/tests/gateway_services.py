@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -30,10 +30,15 @@ NEW_YEAR_US = 1_767_225_600_000_006
 
 
 class Faults:
-    """What a test wants of a service: `fail` makes a call fail, `gates` let it wait until the test opens them."""
+    """What a test wants of a service.
+
+    `fail` makes a call fail, `fail_first` only as often as there are failures in it; `gates` let it wait until the
+    test opens them.
+    """
 
     def __init__(self) -> None:
         self.fail: dict[str, Exception] = {}
+        self.fail_first: dict[str, list[Exception]] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.calls: list[str] = []
         self.called = asyncio.Event()
@@ -43,6 +48,8 @@ class Faults:
         self.called.set()
         if call in self.gates:
             await self.gates[call].wait()
+        if self.fail_first.get(call):
+            raise self.fail_first[call].pop()
         if call in self.fail:
             raise self.fail[call]
 
@@ -52,6 +59,8 @@ class Orders(orders.OrdersServicer):
         self.faults = Faults()
         self.decided: dict[str, tuple[bytes, orders.Order | orders.Refusal]] = {}
         self.confirm_at_once = False
+        self.settled = asyncio.Event()
+        self.histories: dict[str, list[orders.HistoryEntry]] = {}
 
     def order(self, order_id: str) -> orders.Order:
         _, outcome = self.decided.get(order_id, (b"", None))
@@ -97,7 +106,18 @@ class Orders(orders.OrdersServicer):
 
     async def get(self, request: orders.GetRequest) -> orders.GetResponse:
         await self.faults.meet("get")
-        return orders.GetResponse(order=self.order(request.order_id))
+        order = self.order(request.order_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(request.wait_ms / 1000):
+                while request.wait_ms and order.status is orders.OrderStatus.ACCEPTED:
+                    await self.settled.wait()
+                    self.settled.clear()
+        return orders.GetResponse(order=order, history=self.histories.get(order.id, []))
+
+    def settle(self, order_id: str, status: orders.OrderStatus) -> None:
+        """Wakes the call that waits for it."""
+        self.order(order_id).status = status
+        self.settled.set()
 
     async def list(self, request: orders.ListRequest) -> orders.ListResponse:
         await self.faults.meet("list")

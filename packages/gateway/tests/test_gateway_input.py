@@ -139,8 +139,14 @@ async def test_json_may_come_with_parameters_and_in_capitals(client: httpx.Async
     assert "missing required field" in await refused(answer)
 
 
-@pytest.mark.parametrize("key", [b"", b"k" * 256, b"caf\xe9", b"a\tb"])
-async def test_a_key_that_is_empty_too_long_or_not_printable_is_refused(client: httpx.AsyncClient, key: bytes) -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(b"", b"k" * 256, b"caf\xe9", b"a\tb"),
+        *(b'""', b'"' + b"k" * 256 + b'"', b'"a\\tb"', b'"a', b'"', b'"a"b', b'"a";p=1', b'"caf\xe9"'),
+    ],
+)
+async def test_a_malformed_key_is_refused(client: httpx.AsyncClient, key: bytes) -> None:
     headers = {b"Content-Type": b"application/json", b"Idempotency-Key": key}
     answer = await client.post("/v1/orders", content=ORDER % b"1", headers=headers)
     assert "Idempotency-Key: should be 1 to 255" in await refused(answer)

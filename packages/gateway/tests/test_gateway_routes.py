@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from gateway_services import Shop, gateway
+from gateway_services import NEW_YEAR_US, Faults, Shop, gateway
 from grpc import StatusCode
 
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty.v1 import Tier
-from souk_contracts.orders.v1 import Order, OrdersServicer, OrderStatus
+from souk_contracts.orders.v1 import HistoryEntry, Order, OrdersServicer, OrderStatus
 
 TEA = {"customer_id": "c-1", "lines": [{"sku": "tea", "quantity": 2}]}
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -29,6 +29,14 @@ def assert_problem(answer: httpx.Response, status: int, reason: str) -> dict[str
     assert members["detail"]
     assert members["instance"] == urlsplit(str(answer.request.url)).path
     return members
+
+
+async def called(faults: Faults, call: str) -> None:
+    """Returns once a service was called so."""
+    async with asyncio.timeout(10):
+        while call not in faults.calls:
+            faults.called.clear()
+            await faults.called.wait()
 
 
 async def ready(client: httpx.AsyncClient, service: str, state: str) -> None:
@@ -62,8 +70,68 @@ async def test_an_order_is_placed_and_can_be_read(client: httpx.AsyncClient) -> 
     assert placed.headers["location"] == f"/v1/orders/{order['id']}"
     assert "idempotency-replayed" not in placed.headers
     read = await client.get(placed.headers["location"])
-    assert (read.status_code, read.json()) == (200, order)
-    assert (await client.get(f"/v1/orders/{order['id'].upper()}")).json() == order
+    assert (read.status_code, read.json()) == (200, {**order, "history": []})
+    assert (await client.get(f"/v1/orders/{order['id'].upper()}")).json() == read.json()
+
+
+async def test_an_order_shows_its_history_and_a_list_does_not(client: httpx.AsyncClient, shop: Shop) -> None:
+    path = (await client.post("/v1/orders", json=TEA)).headers["location"]
+    shop.orders.histories[path.rpartition("/")[2]] = [
+        HistoryEntry(step="ACCEPTED", at_us=NEW_YEAR_US, served_by="orders/1.2.3"),
+        HistoryEntry(step="CANCELLED", at_us=NEW_YEAR_US + 1, served_by="orders/1.2.4", detail="OUT_OF_STOCK"),
+    ]
+    assert (await client.get(path)).json()["history"] == [
+        {"step": "ACCEPTED", "at": "2026-01-01T00:00:00.000006Z", "by": "orders/1.2.3"},
+        {"step": "CANCELLED", "at": "2026-01-01T00:00:00.000007Z", "by": "orders/1.2.4", "detail": "OUT_OF_STOCK"},
+    ]
+    assert "history" not in (await client.get("/v1/orders")).json()["orders"][0]
+
+
+@pytest.mark.parametrize("status", [OrderStatus.CONFIRMED, OrderStatus.CANCELLED])
+async def test_an_answer_that_may_wait_shows_the_order_once_it_is_settled(
+    client: httpx.AsyncClient, shop: Shop, status: OrderStatus
+) -> None:
+    answer = asyncio.create_task(client.post("/v1/orders", json=TEA, headers={"Prefer": "wait=60"}))
+    await called(shop.orders.faults, "get")
+    (order_id,) = shop.orders.decided
+    shop.orders.settle(order_id, status)
+    assert (await answer).status_code == 201
+    assert (await answer).json()["status"] == status.name
+    assert (await answer).headers["preference-applied"] == "wait=5"
+
+
+async def test_an_answer_waits_no_longer_than_it_was_asked_to(shop: Shop) -> None:
+    # Longer than the deadline, though: the client would wait.
+    async with gateway(shop, deadline_s=0.5) as url, httpx.AsyncClient(base_url=url) as client:
+        answer = await client.post("/v1/orders", json=TEA, headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["status"]) == (201, "ACCEPTED")
+    assert answer.headers["preference-applied"] == "wait=1"
+
+
+async def test_an_order_is_placed_also_where_nobody_can_tell_when_it_is_settled(
+    client: httpx.AsyncClient, shop: Shop
+) -> None:
+    shop.orders.faults.fail["get"] = RuntimeError("gone")
+    answer = await client.post("/v1/orders", json=TEA, headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["status"]) == (201, "ACCEPTED")
+    assert "preference-applied" not in answer.headers
+
+
+async def test_an_answer_does_not_wait_for_what_is_settled_or_was_refused(
+    client: httpx.AsyncClient, shop: Shop
+) -> None:
+    shop.orders.confirm_at_once = True
+    settled = await client.post("/v1/orders", json=TEA, headers={"Prefer": "wait=5"})
+    assert (settled.json()["status"], settled.headers["preference-applied"]) == ("CONFIRMED", "wait=5")
+    refused = await client.post("/v1/orders", json={**TEA, "customer_id": "x"}, headers={"Prefer": "wait=5"})
+    assert "preference-applied" not in refused.headers
+    assert "get" not in shop.orders.faults.calls
+
+
+async def test_quotes_are_not_part_of_a_key(client: httpx.AsyncClient) -> None:
+    keys = ['"cart 17"', "cart 17", r'"a\"b\\"', 'a"b\\']
+    ids = [(await client.post("/v1/orders", json=TEA, headers={"Idempotency-Key": key})).json()["id"] for key in keys]
+    assert ids[0] == ids[1] != ids[2] == ids[3]
 
 
 async def test_an_answer_names_the_versions_that_served_it(client: httpx.AsyncClient) -> None:
@@ -205,12 +273,9 @@ async def test_the_prototypes_request_completes_an_order_once_it_is_confirmed(
     client: httpx.AsyncClient, shop: Shop
 ) -> None:
     answer = asyncio.create_task(client.post("/order?name=test&completed=true"))
-    async with asyncio.timeout(10):
-        while "get" not in shop.orders.faults.calls:
-            shop.orders.faults.called.clear()
-            await shop.orders.faults.called.wait()
+    await called(shop.orders.faults, "get")
     (order_id,) = shop.orders.decided
-    shop.orders.order(order_id).status = OrderStatus.CONFIRMED
+    shop.orders.settle(order_id, OrderStatus.CONFIRMED)
     assert (await answer).json()["order"]["uuid"] == order_id
     assert shop.orders.order(order_id).status is OrderStatus.COMPLETED
 
@@ -356,7 +421,7 @@ async def test_pages_of_other_origins_may_read_answers_only_where_they_are_named
         answer = await client.post("/v1/orders", json={}, headers=origin)
         assert answer.headers["access-control-allow-origin"] == "https://shop.example"
         exposed = answer.headers["access-control-expose-headers"]
-        assert exposed == "Location, Idempotency-Replayed, Retry-After, Souk-Served-By"
+        assert exposed == "Location, Idempotency-Replayed, Preference-Applied, Retry-After, Souk-Served-By"
         foreign = await client.get("/v1/items", headers={"Origin": "https://elsewhere.example"})
         assert "access-control-allow-origin" not in foreign.headers
 

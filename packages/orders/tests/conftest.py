@@ -12,6 +12,7 @@ from souk_contracts.server import GrpcServer, ServerSettings
 from souk_orders import SERVICE, __version__
 from souk_orders.database import Database
 from souk_orders.domain import Line, Terms
+from souk_orders.lobby import Lobby
 from souk_orders.migrate import migrate
 from souk_orders.service import Orders
 from souk_orders.servicer import OrdersServicer
@@ -78,9 +79,14 @@ def storage(open_storage: Callable[[], SqlStorage]) -> SqlStorage:
 
 
 @pytest.fixture
-def orders(storage: SqlStorage) -> Orders:
+def lobby() -> Lobby:
+    return Lobby()
+
+
+@pytest.fixture
+def orders(storage: SqlStorage, lobby: Lobby) -> Orders:
     """With no relay to wake."""
-    return Orders(storage, lambda: None, hold_margin_s=10)
+    return Orders(storage, lambda: None, lobby, hold_margin_s=10)
 
 
 @pytest_asyncio.fixture

@@ -29,6 +29,7 @@ from souk_contracts.orders.v1 import (
 )
 from souk_contracts.reservations import v1 as reservations
 from souk_contracts.server import GrpcServer, ServerSettings
+from souk_orders import __version__
 
 FIRST, SECOND = ("5f0c8a9e-0000-4000-8000-00000000000" + digit for digit in "12")
 
@@ -167,7 +168,10 @@ async def test_an_order_is_confirmed_with_what_it_says(server: tuple[int, str], 
     async with connect(server[1], user_agent="test/1.0") as channel:
         stub = OrdersStub(channel)
         await stub.create(create(FIRST))
-        await until(stub, FIRST, OrderStatus.CONFIRMED)
+        answer = await stub.get(GetRequest(order_id=FIRST, wait_ms=10_000), timeout_s=30)
+        assert answer.order is not None
+        assert answer.order.status is OrderStatus.CONFIRMED
+        assert {entry.served_by for entry in answer.history} == {f"orders/{__version__}", "fake/1.0.0"}
         assert goods.calls.get_nowait() == reservations.ConfirmRequest(
             order_id=FIRST, lines=[reservations.Line(sku="tea", quantity=2)]
         )
@@ -238,6 +242,24 @@ async def test_what_a_killed_process_did_not_tell_its_successor_tells(
         connect(address, user_agent="test/1.0") as channel,
     ):
         await until(OrdersStub(channel), FIRST, OrderStatus.CONFIRMED)
+
+
+async def test_a_call_that_waits_is_answered_before_the_process_ends(environment: dict[str, str]) -> None:
+    nobody = "127.0.0.1:1"
+    async with (
+        process(environment, nobody, nobody) as (pid, address),
+        connect(address, user_agent="test/1.0") as channel,
+    ):
+        stub = OrdersStub(channel)
+        await stub.create(create(FIRST))
+        waiting = [
+            asyncio.ensure_future(stub.get(GetRequest(order_id=FIRST, wait_ms=10_000), timeout_s=30)) for _ in range(2)
+        ]
+        await stub.list(ListRequest())  # the calls before it have arrived
+        os.kill(pid, signal.SIGTERM)
+        for answer in await asyncio.gather(*waiting):
+            assert answer.order is not None
+            assert answer.order.status is OrderStatus.ACCEPTED
 
 
 def run(command: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from souk_orders import __version__
 from souk_orders.book import Participant
 from souk_orders.domain import Order, Refusal, Status, StorageUnavailable, Terms
-from souk_orders.relay import CallFailed, OutboxRelay
-from souk_orders.service import Cancel, Command, Create, Outcome, Refuse
+from souk_orders.relay import CallFailed, OutboxRelay, Reply
+from souk_orders.service import Cancel, Command, Complete, Create, Outcome, Refuse
 from souk_orders.storage import SqlStorage
 
 PRINT = bytes(32)
@@ -26,32 +27,30 @@ LONG_S = 3600.0
 class FakeParticipant:
     """Says yes to everything, unless a test gives it something else to say or holds it back."""
 
-    def __init__(self) -> None:
+    def __init__(self, served_by: str = "") -> None:
+        self.served_by = served_by
         self.confirmed: list[Order] = []
         self.released: list[str] = []
         self.calls: asyncio.Queue[str] = asyncio.Queue()
         self.says: dict[str, Refusal | Exception] = {}
         self.held_back: dict[str, asyncio.Event] = {}
 
-    async def confirm(self, order: Order) -> Refusal | None:
+    async def confirm(self, order: Order) -> Reply:
         self.confirmed.append(order)
-        answer = await self._answer(order.order_id)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return await self._answer(order.order_id)
 
-    async def release(self, order_id: str) -> None:
+    async def release(self, order_id: str) -> Reply:
         self.released.append(order_id)
-        answer = await self._answer(order_id)
-        if isinstance(answer, Exception):
-            raise answer
+        return await self._answer(order_id)
 
-    async def _answer(self, order_id: str) -> Refusal | Exception | None:
+    async def _answer(self, order_id: str) -> Reply:
         self.calls.put_nowait(order_id)
         answer = self.says.get(order_id)
         if order_id in self.held_back:
             await self.held_back[order_id].wait()
-        return answer
+        if isinstance(answer, Exception):
+            raise answer
+        return Reply(answer, self.served_by)
 
 
 class ObservedOutbox:
@@ -74,12 +73,12 @@ class ObservedOutbox:
 
 @pytest.fixture
 def goods() -> FakeParticipant:
-    return FakeParticipant()
+    return FakeParticipant("reservations/1.2.3")
 
 
 @pytest.fixture
 def points() -> FakeParticipant:
-    return FakeParticipant()
+    return FakeParticipant("loyalty/4.5.6")
 
 
 @pytest.fixture
@@ -165,6 +164,79 @@ async def test_a_no_cancels_the_order_and_both_are_told_to_release(
     assert await relay.run_once() == 2
     assert goods.released == points.released == [order_id]
     assert await relay.run_once() == 0
+
+
+async def steps(storage: SqlStorage, order_id: str) -> list[tuple[str, str, str]]:
+    _, history = await storage.order_with_history(order_id)
+    return [(entry.step, entry.served_by, entry.detail) for entry in history]
+
+
+ME = f"orders/{__version__}"
+
+
+async def test_the_history_tells_each_step_and_who_took_it(
+    relay: OutboxRelay, storage: SqlStorage, terms: Terms, advance: Callable[[float], None]
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    advance(1)
+    await relay.run_once()
+    advance(1)
+    await storage.execute([Complete(order_id), Complete(order_id)])
+    first, *between, confirmed, last = await steps(storage, order_id)
+    assert (first, confirmed, last) == (("ACCEPTED", ME, ""), ("CONFIRMED", ME, ""), ("COMPLETED", ME, ""))
+    assert sorted(between) == [
+        ("LOYALTY_CONFIRMED", "loyalty/4.5.6", ""),
+        ("RESERVATIONS_CONFIRMED", "reservations/1.2.3", ""),
+    ]
+    _, history = await storage.order_with_history(order_id)
+    assert [entry.at_us - history[0].at_us for entry in history] == [0, 1_000_000, 1_000_000, 1_000_000, 2_000_000]
+
+
+async def test_the_history_of_an_order_that_could_not_be_confirmed_says_who_declined_and_who_gave_back(
+    relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, points: FakeParticipant, terms: Terms
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    goods.says[order_id] = OUT_OF_STOCK
+    points.says[order_id] = CallFailed("UNAVAILABLE")
+    await relay.run_once()
+    goods.says.clear()
+    points.says.clear()
+    points.served_by = ""
+    await relay.run_once()
+    first, declined, cancelled, *released = await steps(storage, order_id)
+    assert first == ("ACCEPTED", ME, "")
+    assert declined == ("RESERVATIONS_DECLINED", "reservations/1.2.3", "OUT_OF_STOCK: none of 'tea' is left")
+    assert cancelled == ("CANCELLED", ME, "OUT_OF_STOCK")
+    assert sorted(released) == [
+        ("LOYALTY_RELEASED", "loyalty", ""),
+        ("RESERVATIONS_RELEASED", "reservations/1.2.3", ""),
+    ]
+
+
+async def test_what_is_released_twice_stands_twice_in_the_history(
+    relay: OutboxRelay, storage: SqlStorage, terms: Terms
+) -> None:
+    zeros = {"discount_percent": 0, "discount": 0, "points_redeemed": 0, "points_earned": 0}
+    (order_id,) = await accepted(storage, replace(terms, **zeros, without_loyalty=True))  # type: ignore[arg-type]  # all are numbers
+    await relay.run_once()
+    await storage.execute([Cancel(order_id)])
+    await relay.run_once()
+    taken = [step for step, _, _ in await steps(storage, order_id)]
+    assert taken.count("LOYALTY_RELEASED") == 2
+    assert ("CANCELLED", ME, "CUSTOMER") in await steps(storage, order_id)
+
+
+async def test_those_that_wait_are_told_of_each_order_that_an_answer_settles(
+    outbox: ObservedOutbox, storage: SqlStorage, goods: FakeParticipant, points: FakeParticipant, terms: Terms
+) -> None:
+    told: list[str] = []
+    clients = {Participant.RESERVATIONS: goods, Participant.LOYALTY: points}
+    relay = OutboxRelay(outbox, clients, period_s=LONG_S, timeout_s=TIMEOUT_S, settled=told.append)
+    confirmed, cancelled, pending = await accepted(storage, terms, count=3)
+    goods.says[cancelled] = OUT_OF_STOCK
+    goods.says[pending] = CallFailed("UNAVAILABLE")
+    await relay.run_once()
+    assert sorted(told) == sorted([confirmed, cancelled])
 
 
 async def test_a_refused_order_is_released_by_both(

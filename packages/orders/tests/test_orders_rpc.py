@@ -26,6 +26,7 @@ from souk_contracts.orders.v1 import (
 )
 from souk_orders import __version__, domain
 from souk_orders.book import Participant
+from souk_orders.lobby import Lobby
 from souk_orders.service import Answered, Lease, Orders
 from souk_orders.servicer import STATUSES
 from souk_orders.storage import SqlStorage
@@ -250,7 +251,7 @@ async def test_lists_are_filtered_by_customer_and_status(stub: OrdersStub) -> No
 
 async def test_what_is_new_to_tell_wakes_the_relay_and_a_replay_does_not(storage: SqlStorage) -> None:
     woken: list[None] = []
-    orders = Orders(storage, lambda: woken.append(None), hold_margin_s=10)
+    orders = Orders(storage, lambda: woken.append(None), Lobby(), hold_margin_s=10)
     line = domain.Line("tea", "Tea", 1, 450)
     terms = domain.Terms("c-1", "EUR", (line,), 0, 0, 0, 0, without_loyalty=False)
     for expected in (1, 1):

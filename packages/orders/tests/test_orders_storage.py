@@ -157,6 +157,7 @@ async def test_an_order_and_its_messages_are_written_together_or_not_at_all(
             with pytest.raises(ZeroDivisionError):
                 await storage.execute([command])
     assert await count(storage, tables.orders) == 1
+    assert await count(storage, tables.history) == 1
     assert (await storage.order(accepted)).status is Status.ACCEPTED
     for participant in Participant:
         assert [delivery.message.kind for delivery in await lease(storage, participant)] == [Kind.CONFIRM]

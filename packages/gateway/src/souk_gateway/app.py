@@ -6,11 +6,8 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import cast
 
-from hypercorn.asyncio import serve as serve_http
 from hypercorn.config import Config
-from hypercorn.typing import Framework
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -23,6 +20,7 @@ from souk_contracts.channel import connect
 from souk_contracts.server import termination
 from souk_gateway import __version__
 from souk_gateway.clients import HealthClient, LoyaltyClient, OrdersClient, ReservationsClient
+from souk_gateway.connections import serve_http
 from souk_gateway.errors import Rejected, Unavailable
 from souk_gateway.exchange import Exchange
 from souk_gateway.pages import Status, static_routes
@@ -119,8 +117,14 @@ def application(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=("GET", "POST", "PUT"),
-                allow_headers=("Content-Type", "Idempotency-Key"),
-                expose_headers=("Location", "Idempotency-Replayed", "Retry-After", "Souk-Served-By"),
+                allow_headers=("Content-Type", "Idempotency-Key", "Prefer"),
+                expose_headers=(
+                    "Location",
+                    "Idempotency-Replayed",
+                    "Preference-Applied",
+                    "Retry-After",
+                    "Souk-Served-By",
+                ),
             )
         )
     middleware.append(Middleware(UnexpectedErrors))
@@ -201,7 +205,6 @@ async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[
     """Serves on the listener, which it closes in the end, until `shutdown` returns."""
     host, port = listener.getsockname()[:2]
     config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
     config.graceful_timeout = _GRACE_S
     config.include_server_header = False
     config.keep_alive_timeout = 75
@@ -228,5 +231,5 @@ async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[
             settings,
         )
         log.info("gateway %s listens on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
-        await serve_http(cast("Framework", app), config, shutdown_trigger=shutdown, mode="asgi")
+        await serve_http(app, config, listener, shutdown)
     log.info("gateway %s has stopped", __version__)

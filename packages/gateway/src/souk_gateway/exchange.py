@@ -11,13 +11,18 @@ _SELF = f"gateway/{__version__}"
 class Exchange:
     """How long a request still has, who served it, and what its line in the access log is about."""
 
-    __slots__ = ("_clock", "_ends_at", "_served_by", "about")
+    __slots__ = ("_clock", "_ends_at", "_served_by", "_started_at", "about")
 
     def __init__(self, deadline_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._ends_at = clock() + deadline_s
+        self._started_at = clock()
+        self._ends_at = self._started_at + deadline_s
         self._served_by = [_SELF]
         self.about = ""
+
+    def elapsed_s(self) -> float:
+        """How long ago the request came."""
+        return self._clock() - self._started_at
 
     def remaining_s(self) -> float:
         """What is left until the request's deadline; never negative."""

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from souk_contracts.loyalty.v1 import Account, Tier
-from souk_contracts.orders.v1 import Order, OrderStatus
+from souk_contracts.orders.v1 import HistoryEntry, Order, OrderStatus
 from souk_contracts.reservations.v1 import Item
 
 # msgspec searches; the ends of the text are part of the pattern. `\Z`, since `$` would let a line feed pass.
@@ -93,6 +93,17 @@ class OrderAnswer(msgspec.Struct):
     created_at: str
 
 
+class StepAnswer(msgspec.Struct, omit_defaults=True):
+    step: str
+    at: str
+    by: str
+    detail: str = ""
+
+
+class OrderWithHistory(OrderAnswer):
+    history: list[StepAnswer]
+
+
 class OrderPage(msgspec.Struct):
     orders: list[OrderAnswer]
     next_page_token: str | None
@@ -168,6 +179,11 @@ def order_answer(order: Order) -> OrderAnswer:
         without_loyalty=order.without_loyalty,
         created_at=rfc3339(order.created_at_us),
     )
+
+
+def order_with_history(order: Order, history: list[HistoryEntry]) -> OrderWithHistory:
+    steps = [StepAnswer(entry.step, rfc3339(entry.at_us), entry.served_by, entry.detail) for entry in history]
+    return OrderWithHistory(**msgspec.structs.asdict(order_answer(order)), history=steps)
 
 
 def item_answer(item: Item) -> ItemAnswer:

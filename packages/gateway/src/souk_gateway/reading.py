@@ -21,9 +21,17 @@ MAX_BODY_BYTES = 64 * 1024
 # A client that is still sending would not read the answer; but there is an end to patience.
 _MAX_DRAINED_BYTES = 16 * 1024 * 1024
 MAX_PAGE_SIZE = 500
+MAX_WAIT_S = 5
+"""Less than a gateway that shuts down gives to the requests that run."""
+_MAX_KEY = 255
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+_QUOTED = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
+# In quotes as the draft has it, or bare as many clients send it.
+_QUOTED_KEY = re.compile(_QUOTED)
+_BARE_KEY = re.compile(r"[!#-~](?:[ -~]{0,253}[!-~])?")
+_PREFERENCE = re.compile(rf"(?:[^,\"]|{_QUOTED})+")
+_WAIT = re.compile(r"\s*wait\s*=\s*(\"?)([0-9]{1,9})\1\s*(?:;.*)?", re.IGNORECASE)
 _PAGE_TOKEN = re.compile(r"[!-~]{1,1024}")
 _DIGITS = re.compile(r"[0-9]{1,9}")
 _PLACE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)
@@ -86,15 +94,36 @@ def _explained(message: str) -> Rejected:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The Idempotency-Key header, or None without one."""
+    """The Idempotency-Key header, or None without one.
+
+    Source: draft-ietf-httpapi-idempotency-key-header, by which it is a string in quotes (RFC 9651). The quotes are not
+    part of the key: `"abc"` and `abc` are the same one.
+    """
     keys = request.headers.getlist("idempotency-key")
     if not keys:
         return None
     if len(keys) > 1:
         raise invalid("Idempotency-Key", f"was sent {len(keys)} times; send one")
-    if not _KEY.fullmatch(keys[0]):
-        raise invalid("Idempotency-Key", "should be 1 to 255 printable ASCII characters")
-    return keys[0]
+    key = keys[0]
+    if _QUOTED_KEY.fullmatch(key):
+        key = re.sub(r"\\(.)", r"\1", key[1:-1])
+        if 1 <= len(key) <= _MAX_KEY:
+            return key
+    elif _BARE_KEY.fullmatch(key):
+        return key
+    raise invalid("Idempotency-Key", f"should be 1 to {_MAX_KEY} printable ASCII characters, in quotes or without")
+
+
+def preferred_wait_s(request: Request) -> int | None:
+    """How long the client would wait for the order to be settled, by `Prefer: wait=N`; None where it does not say.
+
+    Source: RFC 7240. The first `wait` counts; one that makes no sense is ignored, and one that is too long cut.
+    """
+    for preference in _PREFERENCE.findall(",".join(request.headers.getlist("prefer"))):
+        if preference.partition("=")[0].partition(";")[0].strip().lower() == "wait":
+            match = _WAIT.fullmatch(preference)
+            return min(int(match[2]), MAX_WAIT_S) if match else None
+    return None
 
 
 def order_id(request: Request) -> str:

@@ -1,7 +1,7 @@
 """The REST resources: requests to calls, answers to JSON."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 from starlette.requests import Request
@@ -33,6 +33,7 @@ from souk_gateway.models import (
     customer_answer,
     item_answer,
     order_answer,
+    order_with_history,
 )
 from souk_gateway.problems import kind_of, problem
 from souk_gateway.saga import Saga
@@ -46,7 +47,8 @@ _restock_decoder = msgspec.json.Decoder(RestockRequest)
 _customer_decoder = msgspec.json.Decoder(CustomerRequest)
 
 _DEMO_ORDER = OrderRequest(customer_id="guest", lines=(OrderLineRequest(sku="demo", quantity=1),))
-_DEMO_POLL_S = 0.05
+_WAIT_EXTRA_S = 1.0
+"""For the answer to a call that waits."""
 
 
 def exchange_of(request: Request) -> Exchange:
@@ -97,7 +99,7 @@ class Resources:
         ]
 
     async def place_order(self, request: Request) -> Response:
-        key = reading.idempotency_key(request)
+        key, wait_s = reading.idempotency_key(request), reading.preferred_wait_s(request)
         wanted = await reading.body(request, _order_decoder)
         exchange = exchange_of(request)
         decision = await self._saga.place(wanted, key, exchange)
@@ -107,12 +109,30 @@ class Resources:
             answer = problem(kind, outcome.detail, instance=reading.path_of(request.scope), metadata=outcome.metadata)
             exchange.about = kind.type
         else:
-            answer = json_answer(order_answer(outcome), 201)
+            order = outcome if wait_s is None else await self._settled(outcome, wait_s, exchange)
+            answer = json_answer(order_answer(order or outcome), 201)
             answer.headers["Location"] = f"/v1/orders/{outcome.id}"
+            if wait_s is not None and order is not None:
+                answer.headers["Preference-Applied"] = f"wait={wait_s}"
             exchange.about = outcome.id
         if decision.replayed and key is not None:
             answer.headers["Idempotency-Replayed"] = "true"
         return answer
+
+    async def _settled(self, order: Order, wait_s: float, exchange: Exchange) -> Order | None:
+        """The order once it is settled, or as it stands `wait_s` after the request came; None where nobody can tell.
+
+        The client has asked for it, so it may take longer than the deadline.
+        """
+        left_s = min(wait_s - exchange.elapsed_s(), reading.MAX_WAIT_S)
+        if order.status is not OrderStatus.ACCEPTED or left_s <= 0:
+            return order
+        exchange.extend_to(left_s + _WAIT_EXTRA_S)
+        try:
+            settled, _ = await self._orders.get(order.id, exchange, wait_s=left_s)
+        except (Rejected, Unavailable):
+            return None  # it was placed, and that is the answer
+        return settled
 
     async def list_orders(self, request: Request) -> Response:
         parameters = reading.query(request, "customer_id", "status", "page_size", "page_token")
@@ -127,7 +147,8 @@ class Resources:
         return json_answer(OrderPage([order_answer(order) for order in page.orders], page.next_page_token or None))
 
     async def get_order(self, request: Request) -> Response:
-        return _order(await self._orders.get(reading.order_id(request), exchange_of(request)))
+        order, history = await self._orders.get(reading.order_id(request), exchange_of(request))
+        return json_answer(order_with_history(order, history))
 
     async def cancel_order(self, request: Request) -> Response:
         return _order(await self._orders.cancel(reading.order_id(request), exchange_of(request)))
@@ -196,23 +217,17 @@ class Resources:
             raise Rejected(outcome.reason, outcome.detail, outcome.metadata, category="FAILED_PRECONDITION")
         exchange.about = outcome.id
         if completed:
-            await self._complete_once_confirmed(outcome.id, exchange)
+            await self._complete_once_confirmed(outcome, exchange)
         return json_answer(
             {"notificationType": "ORDER_NOTIFICATION_TYPE_ENUM_OK", "order": {"uuid": outcome.id}},
         )
 
-    async def _complete_once_confirmed(self, order_id: str, exchange: Exchange) -> None:
+    async def _complete_once_confirmed(self, order: Order, exchange: Exchange) -> None:
         """Where the order is not confirmed in time, it stays as it is: it was placed, and that is the answer."""
-        try:
-            while exchange.remaining_s() > _DEMO_POLL_S:
-                order = await self._orders.get(order_id, exchange)
-                if order.status is OrderStatus.CONFIRMED:
-                    await self._orders.complete(order_id, exchange)
-                if order.status is not OrderStatus.ACCEPTED:
-                    return
-                await asyncio.sleep(_DEMO_POLL_S)
-        except (Rejected, Unavailable):
-            return
+        settled = await self._settled(order, exchange.elapsed_s() + exchange.remaining_s(), exchange)
+        if settled is not None and settled.status is OrderStatus.CONFIRMED:
+            with suppress(Rejected, Unavailable):
+                await self._orders.complete(order.id, exchange)
 
 
 def _order(order: Order) -> Response:

@@ -9,6 +9,7 @@ from souk_orders import SERVICE, __version__
 from souk_orders.book import Participant
 from souk_orders.clients import LoyaltyClient, ReservationsClient
 from souk_orders.database import Database
+from souk_orders.lobby import Lobby
 from souk_orders.relay import OutboxRelay
 from souk_orders.service import Orders
 from souk_orders.servicer import OrdersServicer
@@ -22,6 +23,7 @@ async def serve(settings: Settings, database: Database) -> None:
     """Serves until SIGTERM or SIGINT, then lets calls finish. Raises RuntimeError where the address cannot be had."""
     stopping = termination()
     storage = SqlStorage(database)
+    lobby = Lobby()
     user_agent = f"souk-{SERVICE}/{__version__}"
     timeout_s = settings.relay_timeout_s
     async with (
@@ -36,16 +38,18 @@ async def serve(settings: Settings, database: Database) -> None:
             },
             period_s=settings.relay_period_s,
             timeout_s=timeout_s,
+            settled=lobby.call,
         )
         server = GrpcServer(
             ServerSettings(SERVICE, __version__, settings.address),
-            [OrdersServicer(Orders(storage, relay.wake, hold_margin_s=settings.hold_margin_s))],
+            [OrdersServicer(Orders(storage, relay.wake, lobby, hold_margin_s=settings.hold_margin_s))],
             storage.answers,
         )
         await server.start()
         relaying = asyncio.create_task(relay.run())
         await stopping.wait()
         log.info("stopping")
+        lobby.close()
         await server.drain()
         relay.stop()
         await relaying

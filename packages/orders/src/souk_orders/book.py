@@ -21,10 +21,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from souk_orders import SERVICE, __version__
 from souk_orders.domain import (
     CANCELLED_BY_CUSTOMER,
     Decided,
     Decision,
+    HistoryEntry,
     HoldExpiring,
     KeyReused,
     Order,
@@ -34,6 +36,8 @@ from souk_orders.domain import (
     Terms,
     UnknownOrder,
 )
+
+_SELF = f"{SERVICE}/{__version__}"
 
 
 class Participant(StrEnum):
@@ -79,12 +83,13 @@ class OrderBook:
     """The decisions and messages that a transaction is about, and what may be done to them.
 
     It holds every decision that the calls name, and every message of it; what is not there does not exist. A call
-    that raises has changed nothing.
+    that raises has changed nothing. `history` holds the steps that were taken here, with the orders' ids.
     """
 
     def __init__(self, decisions: Mapping[str, Decision], outbox: Iterable[Message], now_us: int) -> None:
         self.decisions = dict(decisions)
         self.outbox = {(message.order_id, message.participant): message for message in outbox}
+        self.history: list[tuple[str, HistoryEntry]] = []
         self._now_us = now_us
 
     def create(self, order_id: str, fingerprint: bytes, terms: Terms, accept_until_us: int) -> Decided:
@@ -94,7 +99,7 @@ class OrderBook:
         if self._now_us > accept_until_us:
             raise HoldExpiring(order_id)
         order = Order(order_id, fingerprint, terms, Status.ACCEPTED, "", self._now_us)
-        self.decisions[order_id] = order
+        self._settle(order)
         self._tell(order_id, Participant.RESERVATIONS, Kind.CONFIRM)
         self._tell(order_id, Participant.LOYALTY, Kind.RELEASE if terms.without_loyalty else Kind.CONFIRM)
         return Decided(order, replayed=False)
@@ -129,24 +134,30 @@ class OrderBook:
         self.outbox.update({(message.order_id, message.participant): message for message in leased})
         return tuple(Delivery(message, self.decisions[message.order_id]) for message in leased)
 
-    def answered(self, message: Message, no: Refusal | None) -> Order | None:
+    def answered(self, message: Message, no: Refusal | None, served_by: str = "") -> Order | None:
         """Takes a participant's answer, None for yes; gives the order where that has settled it.
 
         The answer counts only while that very message is pending, and to a Confirm only while the order is ACCEPTED.
+        `served_by` is what the participant calls itself, such as `loyalty/1.0.0`; empty where it did not say.
         """
         key = (message.order_id, message.participant)
         pending = self.outbox.get(key)
         if pending is None or pending.kind is not message.kind:
             return None
+        participant, served_by = message.participant, served_by or message.participant.lower()
         if pending.kind is Kind.RELEASE:
             del self.outbox[key]
+            if isinstance(self.decisions[message.order_id], Order):
+                self._note(message.order_id, f"{participant}_RELEASED", served_by)
             return None
         order = self._order(message.order_id)
         if order.status is not Status.ACCEPTED:
             return None
         if no is not None:
+            self._note(order.order_id, f"{participant}_DECLINED", served_by, f"{no.reason}: {no.detail}")
             return self._cancel(order, no.reason)
         del self.outbox[key]
+        self._note(order.order_id, f"{participant}_CONFIRMED", served_by)
         others = (self.outbox.get((order.order_id, participant)) for participant in Participant)
         if any(other is not None and other.kind is Kind.CONFIRM for other in others):
             return None
@@ -187,8 +198,13 @@ class OrderBook:
         return self._settle(cancelled)
 
     def _settle(self, order: Order) -> Order:
-        self.decisions[order.order_id] = order
+        if order is not self.decisions.get(order.order_id):
+            self.decisions[order.order_id] = order
+            self._note(order.order_id, order.status.value, _SELF, order.status_reason)
         return order
+
+    def _note(self, order_id: str, step: str, served_by: str, detail: str = "") -> None:
+        self.history.append((order_id, HistoryEntry(step, self._now_us, served_by, detail)))
 
     def _release(self, order_id: str) -> None:
         for participant in Participant:

@@ -1,14 +1,16 @@
 """The participants over gRPC: the port `relay.ParticipantClient` on the generated stubs."""
 
-from collections.abc import Awaitable
-from typing import TypeVar
+from __future__ import annotations  # the types of grpc are generic for type checkers only
+
+from typing import Any, TypeVar
 
 import grpc
 
+from souk_contracts.channel import served_by
 from souk_contracts.loyalty import v1 as loyalty
 from souk_contracts.reservations import v1 as reservations
 from souk_orders.domain import Order, Refusal
-from souk_orders.relay import CallFailed
+from souk_orders.relay import CallFailed, Reply
 
 Response = TypeVar("Response")
 
@@ -19,16 +21,17 @@ class ReservationsClient:
     def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
         self._stub = reservations.ReservationsStub(channel, timeout_s=timeout_s)
 
-    async def confirm(self, order: Order) -> Refusal | None:
+    async def confirm(self, order: Order) -> Reply:
         """See the port."""
         lines = [reservations.Line(sku=line.sku, quantity=line.quantity) for line in order.terms.lines]
         request = reservations.ConfirmRequest(order_id=order.order_id, lines=lines)
-        answer = await _answer(self._stub.confirm(request))
-        return None if answer.confirmed else _no(answer.reason, answer.detail)
+        answer, peer = await _answer(self._stub.confirm(request))
+        return Reply(None if answer.confirmed else _no(answer.reason, answer.detail), peer)
 
-    async def release(self, order_id: str) -> None:
+    async def release(self, order_id: str) -> Reply:
         """See the port."""
-        await _answer(self._stub.release(reservations.ReleaseRequest(order_id=order_id)))
+        _, peer = await _answer(self._stub.release(reservations.ReleaseRequest(order_id=order_id)))
+        return Reply(None, peer)
 
 
 class LoyaltyClient:
@@ -37,7 +40,7 @@ class LoyaltyClient:
     def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
         self._stub = loyalty.LoyaltyStub(channel, timeout_s=timeout_s)
 
-    async def confirm(self, order: Order) -> Refusal | None:
+    async def confirm(self, order: Order) -> Reply:
         """See the port."""
         request = loyalty.ConfirmRequest(
             order_id=order.order_id,
@@ -45,21 +48,23 @@ class LoyaltyClient:
             points_redeemed=order.terms.points_redeemed,
             points_earned=order.terms.points_earned,
         )
-        answer = await _answer(self._stub.confirm(request))
-        return None if answer.confirmed else _no(answer.reason, answer.detail)
+        answer, peer = await _answer(self._stub.confirm(request))
+        return Reply(None if answer.confirmed else _no(answer.reason, answer.detail), peer)
 
-    async def release(self, order_id: str) -> None:
+    async def release(self, order_id: str) -> Reply:
         """See the port."""
-        await _answer(self._stub.release(loyalty.ReleaseRequest(order_id=order_id)))
+        _, peer = await _answer(self._stub.release(loyalty.ReleaseRequest(order_id=order_id)))
+        return Reply(None, peer)
 
 
-async def _answer(call: Awaitable[Response]) -> Response:
+async def _answer(call: grpc.aio.UnaryUnaryCall[Any, Response]) -> tuple[Response, str]:
+    """The answer, and who gave it."""
     try:
-        return await call
+        return await call, await served_by(call)
     except grpc.aio.AioRpcError as error:
         raise CallFailed(f"{error.code().name}: {error.details()}") from error
 
 
 def _no(reason: reservations.ErrorReason | loyalty.ErrorReason, detail: str) -> Refusal:
     # A reason of a newer version has a number only.
-    return Refusal(reason.name or f"REASON_{reason.value}", detail, {})
+    return Refusal(reason.name or f"REASON_{reason.value}", detail.replace("\0", " ")[:500], {})

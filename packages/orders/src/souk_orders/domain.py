@@ -151,6 +151,17 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """A step of an order: when it was taken, by which version of which service, and why where there is a reason."""
+
+    step: str
+    """ACCEPTED and the like, or what a participant did, such as LOYALTY_CONFIRMED."""
+    at_us: int
+    served_by: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why something was refused: a reason in capitals, a text for people, and what it is about."""
 

@@ -14,6 +14,7 @@ MAX_QUANTITY = 1_000_000
 MAX_PRICE = 1_000_000_000
 """Of one piece, in minor units."""
 MAX_POINTS_EARNED = 1_000_000_000_000_000
+MAX_WAIT_MS = 10_000
 MAX_PAGE = 500
 DEFAULT_PAGE = 50
 MAX_PAGE_LINES = 4000
@@ -76,6 +77,11 @@ def refusal(given: Refusal) -> Refusal:
         _text("refusal.metadata", key, 1, 64)
         _text("refusal.metadata", value, 0, 1000)
     return given
+
+
+def wait_ms(wanted: int) -> int:
+    """How long a call may wait, in milliseconds."""
+    return _in_range("wait_ms", wanted, 0, MAX_WAIT_MS)
 
 
 def page_size(wanted: int) -> int:

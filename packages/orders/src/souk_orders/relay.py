@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from souk_orders.book import Delivery, Kind, Message, Participant
@@ -30,14 +31,23 @@ class CallFailed(Exception):
     """A participant did not answer, or not as agreed; the text says how."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a participant said: its final no, or None for yes."""
+
+    no: Refusal | None
+    served_by: str
+    """What it calls itself, such as `loyalty/1.0.0`; empty where it does not say."""
+
+
 class ParticipantClient(Protocol):
     """Reservations or loyalty. Every method raises CallFailed, within the deadline that the client was made with."""
 
-    async def confirm(self, order: Order) -> Refusal | None:
-        """Makes what the order says its own; gives None for yes, or the final no."""
+    async def confirm(self, order: Order) -> Reply:
+        """Makes what the order says its own."""
 
-    async def release(self, order_id: str) -> None:
-        """Gives back whatever there is under this id, for ever."""
+    async def release(self, order_id: str) -> Reply:
+        """Gives back whatever there is under this id, for ever; the reply is a yes."""
 
 
 class Outbox(Protocol):
@@ -51,7 +61,8 @@ class OutboxRelay:
     """Sends what is due. Any number of relays may work on one outbox, since each leases what it sends.
 
     `wake` asks for a look at the outbox at once; without that there is one every `period_s`. A lease lives longer
-    than `timeout_s`, the deadline of the clients. `jitter` gives numbers from 0 to 1.
+    than `timeout_s`, the deadline of the clients. `settled` is called with the id of each order that an answer has
+    settled. `jitter` gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -61,12 +72,14 @@ class OutboxRelay:
         *,
         period_s: float,
         timeout_s: float,
+        settled: Callable[[str], None] = lambda _: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._outbox = outbox
         self._clients = clients
         self._period_s = period_s
         self._lease_us = int((timeout_s + _RECORDING_S) * 1_000_000)
+        self._settled = settled
         self._jitter = jitter
         self._news = asyncio.Event()
         self._stopping = False
@@ -135,10 +148,11 @@ class OutboxRelay:
         client = self._clients[message.participant]
         try:
             if message.kind is Kind.RELEASE:
-                await client.release(message.order_id)
-                return Answered(message, no=None)
-            assert isinstance(decision, Order)
-            return Answered(message, await client.confirm(decision))
+                reply = await client.release(message.order_id)
+            else:
+                assert isinstance(decision, Order)
+                reply = await client.confirm(decision)
+            return Answered(message, reply.no, reply.served_by)
         except Exception as error:  # noqa: BLE001 (whatever it is, this message must not stop the others)
             self._complaints[message.participant].add(message, error)
             return PutOff(message, _text(error), int(self._delay_s(message.attempts) * 1_000_000))
@@ -146,7 +160,10 @@ class OutboxRelay:
     async def _record(self, message: Message, answer: Answered | PutOff) -> None:
         # Alone, not with the answers to other messages: the writer puts what is waiting into one transaction anyway.
         (settled,) = await self._outbox.execute([answer])
-        if isinstance(answer, Answered) and answer.no is not None and isinstance(settled, Order):
+        if not isinstance(settled, Order):
+            return
+        self._settled(message.order_id)
+        if isinstance(answer, Answered) and answer.no is not None:
             log.info("order %s is cancelled: %s says no, %s", message.order_id, message.participant, answer.no.detail)
             self.wake()
 

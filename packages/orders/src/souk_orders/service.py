@@ -10,7 +10,8 @@ from typing import Protocol
 
 from souk_orders import limits
 from souk_orders.book import Delivery, Message, Participant
-from souk_orders.domain import Decided, DomainError, Order, Refusal, Status, Terms
+from souk_orders.domain import Decided, DomainError, HistoryEntry, Order, Refusal, Status, Terms
+from souk_orders.lobby import Lobby
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Answered:
 
     message: Message
     no: Refusal | None
+    served_by: str = ""
+    """Who said it, such as `loyalty/1.0.0`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,9 @@ class Storage(Protocol):
     async def order(self, order_id: str) -> Order:
         """Raises UnknownOrder."""
 
+    async def order_with_history(self, order_id: str) -> tuple[Order, Sequence[HistoryEntry]]:
+        """The order and its steps, the oldest first, as they stood at one moment. Raises UnknownOrder."""
+
     async def orders(
         self, customer_id: str, status: Status | None, after: limits.Position, limit: int
     ) -> Sequence[Order]:
@@ -95,12 +101,14 @@ class Storage(Protocol):
 class Orders:
     """The use cases. All raise InvalidArgument for what is out of its range, and StorageUnavailable.
 
-    `wake` is called whenever there is something new to tell the participants.
+    `wake` is called whenever there is something new to tell the participants; `lobby` is where calls wait for an
+    order to be settled.
     """
 
-    def __init__(self, storage: Storage, wake: Callable[[], None], *, hold_margin_s: float) -> None:
+    def __init__(self, storage: Storage, wake: Callable[[], None], lobby: Lobby, *, hold_margin_s: float) -> None:
         self._storage = storage
         self._wake = wake
+        self._lobby = lobby
         self._margin_us = int(hold_margin_s * 1_000_000)
 
     async def create(self, order_id: str, fingerprint: bytes, terms: Terms, holds_expire_at_us: int) -> Decided:
@@ -129,6 +137,7 @@ class Orders:
         """Raises UnknownOrder, WrongStatus."""
         order = await self._execute(Cancel(limits.order_id(order_id)))
         self._wake()
+        self._lobby.call(order_id)
         assert isinstance(order, Order)
         return order
 
@@ -138,9 +147,16 @@ class Orders:
         assert isinstance(order, Order)
         return order
 
-    async def order(self, order_id: str) -> Order:
-        """Raises UnknownOrder."""
-        return await self._storage.order(limits.order_id(order_id))
+    async def order(self, order_id: str, wait_ms: int) -> tuple[Order, Sequence[HistoryEntry]]:
+        """The order and its history; while it is ACCEPTED, waits up to `wait_ms` for more. Raises UnknownOrder."""
+        limits.order_id(order_id)
+        if limits.wait_ms(wait_ms):
+
+            async def is_settled() -> bool:
+                return (await self._storage.order(order_id)).status is not Status.ACCEPTED
+
+            await self._lobby.wait(order_id, is_settled, wait_ms / 1000)
+        return await self._storage.order_with_history(order_id)
 
     async def orders(
         self, customer_id: str, status: Status | None, page_size: int, page_token: str

@@ -57,7 +57,8 @@ class OrdersServicer(wire.OrdersServicer):
 
     async def get(self, request: wire.GetRequest) -> wire.GetResponse:
         with _refusals():
-            return wire.GetResponse(order=_order(await self._orders.order(request.order_id)))
+            order, history = await self._orders.order(request.order_id, request.wait_ms)
+        return wire.GetResponse(order=_order(order), history=[_history_entry(entry) for entry in history])
 
     async def list(self, request: wire.ListRequest) -> wire.ListResponse:
         with _refusals():
@@ -122,3 +123,7 @@ def _order(order: domain.Order) -> wire.Order:
         without_loyalty=terms.without_loyalty,
         created_at_us=order.created_at_us,
     )
+
+
+def _history_entry(entry: domain.HistoryEntry) -> wire.HistoryEntry:
+    return wire.HistoryEntry(step=entry.step, at_us=entry.at_us, served_by=entry.served_by, detail=entry.detail)

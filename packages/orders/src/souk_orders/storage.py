@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, insert, select, tu
 from souk_orders import tables
 from souk_orders.book import Message, OrderBook, Participant
 from souk_orders.database import Database
-from souk_orders.domain import Decision, DomainError, Order, Status, UnknownOrder
+from souk_orders.domain import Decision, DomainError, HistoryEntry, Order, Status, UnknownOrder
 from souk_orders.limits import Position
 from souk_orders.service import (
     Answered,
@@ -24,7 +24,7 @@ from souk_orders.service import (
     PutOff,
     Refuse,
 )
-from souk_orders.tables import is_order, orders, outbox
+from souk_orders.tables import history, is_order, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
 REVISION = "0001"
@@ -44,6 +44,11 @@ _UPDATE_MESSAGE = (
 _DELETE_MESSAGE = delete(outbox).where(_IS_MESSAGE)
 _SELECT_ORDERS = select(orders).where(orders.c.order_id.in_(bindparam("keys", expanding=True)))
 _SELECT_OUTBOX = select(outbox).where(outbox.c.order_id.in_(bindparam("keys", expanding=True)))
+_SELECT_HISTORY = (
+    select(history.c.step, history.c.at_us, history.c.served_by, history.c.detail)
+    .where(history.c.order_id == bindparam("key"))
+    .order_by(history.c.id)
+)
 _SELECT_DUE = (
     select(outbox.c.order_id)
     .where(
@@ -72,11 +77,16 @@ class SqlStorage:
 
     async def order(self, order_id: str) -> Order:
         """See the port."""
-        decisions = await self._read(lambda connection: _load_decisions(connection, [order_id]))
-        order = decisions.get(order_id)
-        if not isinstance(order, Order):
-            raise UnknownOrder(order_id)
-        return order
+        return await self._read(lambda connection: _load_order(connection, order_id))
+
+    async def order_with_history(self, order_id: str) -> tuple[Order, Sequence[HistoryEntry]]:
+        """See the port."""
+
+        def query(connection: Connection) -> tuple[Order, Sequence[HistoryEntry]]:
+            order = _load_order(connection, order_id)
+            return order, [HistoryEntry(*row) for row in connection.execute(_SELECT_HISTORY, {"key": order_id})]
+
+        return await self._read(query)
 
     async def orders(self, customer_id: str, status: Status | None, after: Position, limit: int) -> Sequence[Order]:
         """See the port."""
@@ -137,6 +147,8 @@ def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) 
 
     _save_decisions(connection, old_decisions, book.decisions)
     _save_outbox(connection, old_outbox, book.outbox)
+    if book.history:
+        connection.execute(insert(history), [tables.history_row(*step) for step in book.history])
     return outcomes
 
 
@@ -153,13 +165,20 @@ def _decide(book: OrderBook, command: Command) -> Outcome:
                 return book.complete(order_id)
             case Lease(participant, limit, lease_us):
                 return book.lease(participant, limit, lease_us)
-            case Answered(message, no):
-                return book.answered(message, no)
+            case Answered(message, no, served_by):
+                return book.answered(message, no, served_by)
             case PutOff(message, error, delay_us):
                 book.put_off(message, error, delay_us)
                 return None
     except DomainError as refusal:
         return refusal
+
+
+def _load_order(connection: Connection, order_id: str) -> Order:
+    order = _load_decisions(connection, [order_id]).get(order_id)
+    if not isinstance(order, Order):
+        raise UnknownOrder(order_id)
+    return order
 
 
 def _load_decisions(connection: Connection, order_ids: Iterable[str]) -> dict[str, Decision]:

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from souk_orders.book import Kind, Message, Participant
-from souk_orders.domain import Decision, Line, Order, Refusal, RefusedOrder, Status, Terms
+from souk_orders.domain import Decision, HistoryEntry, Line, Order, Refusal, RefusedOrder, Status, Terms
 
 REFUSED = "REFUSED"
 """The status of rows that hold a refusal."""
@@ -68,6 +68,19 @@ outbox = Table(
     Column("last_error", Text, nullable=False),
 )
 Index("outbox_due", outbox.c.participant, outbox.c.due_at_us)
+
+# Their ids follow the order of the steps, which times of two processes need not.
+history = Table(
+    "history",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("order_id", String(36), ForeignKey("orders.order_id"), nullable=False),
+    Column("step", String(32), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("served_by", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+)
+Index("history_by_order", history.c.order_id)
 
 
 def decision(row: Any) -> Decision:
@@ -134,4 +147,15 @@ def message_row(message: Message) -> dict[str, object]:
         "leased_until_us": message.leased_until_us,
         "attempts": message.attempts,
         "last_error": message.last_error,
+    }
+
+
+def history_row(order_id: str, entry: HistoryEntry) -> dict[str, object]:
+    """A new row."""
+    return {
+        "order_id": order_id,
+        "step": entry.step,
+        "at_us": entry.at_us,
+        "served_by": entry.served_by,
+        "detail": entry.detail,
     }

@@ -1,4 +1,4 @@
-"""Orders, and the outbox of what their participants must be told."""
+"""Orders, their history, and the outbox of what their participants must be told."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -49,6 +49,16 @@ def upgrade() -> None:
         sa.Column("last_error", sa.Text, nullable=False),
     )
     op.create_index("outbox_due", "outbox", ["participant", "due_at_us"])
+    op.create_table(
+        "history",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+        sa.Column("order_id", sa.String(36), sa.ForeignKey("orders.order_id"), nullable=False),
+        sa.Column("step", sa.String(32), nullable=False),
+        sa.Column("at_us", sa.BigInteger, nullable=False),
+        sa.Column("served_by", sa.Text, nullable=False),
+        sa.Column("detail", sa.Text, nullable=False),
+    )
+    op.create_index("history_by_order", "history", ["order_id"])
     support = op.create_table(
         "schema_support",
         sa.Column("revision", sa.String(16), nullable=False),

@@ -1,0 +1,69 @@
+"""Leaves a service alone that does not answer, so that neither it nor those who ask are kept busy in vain."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+_FAILURES = 10
+"""In a row, until a breaker opens: more than one request costs, with its calls repeated."""
+_PAUSE_S = 1.0
+"""At most, between two probes."""
+
+
+class Breaker:
+    """Opens after calls have failed ten times in a row; then lets one through each second, until one succeeds.
+
+    Every call that `allows` has let through is told of by one of the other methods. `jitter` gives numbers from 0 to 1.
+    """
+
+    def __init__(
+        self, service: str, clock: Callable[[], float] = time.monotonic, jitter: Callable[[], float] = random.random
+    ) -> None:
+        self._service = service
+        self._clock = clock
+        self._jitter = jitter
+        self._failures = 0
+        self._next_probe_at: float | None = None
+        """None while it is closed."""
+        self._probing = self._has_probed = False
+
+    def is_open(self) -> bool:
+        """Whether a call would be turned away now."""
+        return self._next_probe_at is not None and (self._probing or self._clock() < self._next_probe_at)
+
+    def allows(self) -> bool:
+        """Whether a call may be made."""
+        if self._next_probe_at is None:
+            return True
+        if self.is_open():
+            return False
+        self._probing = True
+        if not self._has_probed:  # told once for an outage
+            self._has_probed = True
+            log.info("%s is tried again, one call at a time", self._service)
+        return True
+
+    def succeeded(self) -> None:
+        """The service has answered; a refusal is an answer."""
+        if self._next_probe_at is not None:
+            log.warning("%s answers again", self._service)
+        self._failures = 0
+        self._next_probe_at = None
+        self._probing = self._has_probed = False
+
+    def failed(self) -> None:
+        """The service did not answer."""
+        self._failures += 1
+        if self._failures < _FAILURES:
+            return
+        if self._next_probe_at is None:
+            log.warning("%s did not answer %d times in a row; it is left alone for a moment", self._service, _FAILURES)
+        self._probing = False
+        self._next_probe_at = self._clock() + _PAUSE_S * (1 + self._jitter()) / 2
+
+    def gave_up(self) -> None:
+        """The caller did not wait long enough to tell."""
+        self._probing = False
