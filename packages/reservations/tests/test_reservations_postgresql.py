@@ -18,7 +18,7 @@ from alembic import command as alembic
 from sqlalchemy import Connection, event, text
 
 from souk_reservations.database import Database
-from souk_reservations.domain import Line, OutOfStock, Reservation, State, StorageUnavailable
+from souk_reservations.domain import Item, Line, OutOfStock, Reservation, State, StorageUnavailable
 from souk_reservations.environment import BadSetting
 from souk_reservations.migrate import migrate
 from souk_reservations.service import Confirm, ExpireDue, PutItem, Release, Reserve, RestockItem
@@ -98,6 +98,36 @@ async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storag
     assert (await storage.item("tea")).held == 2
     assert await storage.answers()
     assert await storage.execute([Confirm(order_id, (Line("tea", 2),))]) == [None]
+
+
+async def test_a_server_that_hangs_keeps_its_clients_waiting_until_it_goes_on(
+    postgresql: Server, storage: SqlStorage
+) -> None:
+    postgresql.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await storage.answers()
+    finally:
+        postgresql.signal(signal.SIGCONT)
+    assert await storage.answers()
+
+
+async def test_a_process_that_stops_amid_a_transaction_holds_up_nobody_for_long(
+    open_storage: Callable[[], SqlStorage],
+) -> None:
+    stopped, other = open_storage(), open_storage()
+    await other.execute([PutItem("tea", "Tea", 450, 5)])
+
+    async def stop_amid_a_transaction() -> None:
+        with stopped._database.write() as connection:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))  # in place of 5 s
+            connection.execute(text("SELECT * FROM items FOR UPDATE"))
+            assert isinstance((await other.execute([RestockItem("tea", 1)]))[0], Item)
+            connection.execute(text("SELECT 1"))
+
+    with pytest.raises(StorageUnavailable):
+        await stop_amid_a_transaction()
 
 
 async def test_a_restart_amid_writes_loses_nothing_that_was_answered(

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _POSTGRESQL: dict[str, object] = {
     "application_name": f"souk-{SERVICE}",
+    "client_encoding": "utf8",  # also where the server was set up without an encoding
     # A host that is gone says nothing. These are seconds, and for the second milliseconds.
     "connect_timeout": 3,
     "tcp_user_timeout": 5000,
