@@ -14,6 +14,7 @@ from uuid import uuid4
 import httpx
 
 SERVICES = ("orders", "reservations", "loyalty")
+POSTGRES_IMAGE = "souk-test/postgres"
 
 
 class Deployment(Protocol):
@@ -128,14 +129,18 @@ class _Compose:
     """A Compose project of its own."""
 
     file: str
-    variables: dict[str, str]
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root = root
         self._project = f"souk-test-{uuid4().hex[:8]}"
-        self._port = free_port(1)
+        self._port = free_port(2)
         self.url = f"http://127.0.0.1:{self._port}"
         self._folder = folder
+        self._variables = {
+            "SOUK_PORT": str(self._port),
+            "SOUK_PORTS": f"{self._port}-{self._port + 1}",
+            "POSTGRES_IMAGE": POSTGRES_IMAGE,
+        }
 
     def compose(self, *arguments: str) -> str:
         """Runs a Compose command on the project; gives what it printed."""
@@ -143,7 +148,7 @@ class _Compose:
         done = subprocess.run(
             ["docker", "compose", "-p", self._project, *files, *arguments],
             cwd=self._root,
-            env={**os.environ, "SOUK_PORT": str(self._port)},
+            env={**os.environ, **self._variables},
             capture_output=True,
             text=True,
             check=False,
@@ -177,6 +182,17 @@ class Containers(_Compose):
         wait_until(lambda: is_serving(self.url, service), f"{service} to be SERVING again")
 
 
+class OnPostgreSQL(Containers):
+    """Two containers of each service, and PostgreSQL; a service is killed with all its replicas."""
+
+    file = "postgres.yaml"
+
+    def start(self) -> None:
+        build = ["docker", "build", "--quiet", "--tag", POSTGRES_IMAGE, "tests/postgres"]
+        subprocess.run(build, cwd=self._root, stdout=subprocess.DEVNULL, check=True)
+        super().start()
+
+
 class SingleContainer(_Compose):
     """The same four processes in one container, as the prototype had it."""
 
@@ -200,6 +216,7 @@ class SingleContainer(_Compose):
 
 
 DEPLOYMENTS: dict[str, type[Processes] | type[Containers] | type[SingleContainer]] = {
+    "postgresql": OnPostgreSQL,
     "processes": Processes,
     "containers": Containers,
     "single_container": SingleContainer,

@@ -101,6 +101,17 @@ async def test_of_twenty_with_one_order_id_all_share_one_hold(open_storage: Call
     assert (await opened[0].account("ada")).points_held == 3
 
 
+async def test_the_last_point_is_not_refused_to_the_order_that_has_it(open_storage: Callable[[], SqlStorage]) -> None:
+    opened = [open_storage(), open_storage()]
+    for n in range(20):
+        name, order_id = f"last-{n}", new_id()
+        await opened[0].execute([PutAccount(name, "Ada", Tier.GOLD, 1)])
+        outcomes = await asyncio.gather(
+            *(each.execute([PlaceHold(order_id, name, 1000, 1, ttl_us=10)]) for each in opened)
+        )
+        assert [type(outcome) for (outcome,) in outcomes] == [Hold, Hold]
+
+
 async def test_confirm_and_release_race_to_one_end(loyalty: Loyalty) -> None:
     await loyalty.put_account("ada", "Ada", Tier.SILVER, 50)
     for _ in range(10):

@@ -50,10 +50,11 @@ def terms() -> Terms:
     return Terms("c-1", "EUR", lines, 10, 180, 20, 16, without_loyalty=False)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A migrated database of each kind that the service supports."""
-    assert request.param == "sqlite"
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql").migrated(migrate))
     url = f"sqlite:///{tmp_path}/orders.db"
     migrate(url)
     return url

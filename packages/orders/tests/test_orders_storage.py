@@ -7,17 +7,18 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Table, create_engine, func, insert, select, text
+from sqlalchemy import Connection, Table, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from souk_orders import storage as storage_module
 from souk_orders import tables
 from souk_orders.book import Delivery, Kind, Message, OrderBook, Participant
-from souk_orders.database import Database, SchemaBehind, SchemaMismatch
+from souk_orders.database import Conflict, Database, SchemaBehind, SchemaMismatch
 from souk_orders.domain import (
     Decided,
     KeyReused,
@@ -130,7 +131,7 @@ async def test_the_database_itself_refuses_a_second_decision(storage: SqlStorage
     order_id = new_id()
     (decided,) = await storage.execute([create(order_id, terms)])
     assert isinstance(decided, Decided)
-    with pytest.raises(IntegrityError), storage._database.write() as connection:
+    with pytest.raises((IntegrityError, Conflict)), storage._database.write() as connection:
         connection.execute(insert(tables.orders), [tables.order_row(decided.decision)])
 
 
@@ -190,6 +191,26 @@ async def test_a_process_that_is_killed_before_its_commit_leaves_nothing(
     (decided,) = await storage.execute([create(order_id, terms)])
     assert isinstance(decided, Decided)
     assert not decided.replayed
+
+
+async def test_a_commit_whose_answer_is_lost_may_be_repeated(
+    storage: SqlStorage, terms: Terms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = new_id()
+    dialect = storage._database.engine.dialect
+    commit = dialect.do_commit
+
+    def lose_the_answer(connection: Any) -> None:
+        commit(connection)
+        raise dialect.loaded_dbapi.OperationalError("the connection is lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dialect, "do_commit", lose_the_answer)
+        with pytest.raises(StorageUnavailable):
+            await storage.execute([create(order_id, terms)])
+    (decided,) = await storage.execute([create(order_id, terms)])
+    assert decided == Decided(await storage.order(order_id), replayed=True)
+    assert await count(storage, tables.outbox) == 2
 
 
 async def test_messages_are_leased_to_one_of_many(open_storage: Callable[[], SqlStorage], terms: Terms) -> None:
@@ -301,18 +322,24 @@ def test_the_migrations_make_what_the_storage_reads_and_writes(database_url: str
     assert [change[0] for change in difference] == ["remove_table"]
 
 
+INDEXES = {
+    "sqlite": "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL",
+    "postgresql": "SELECT indexdef FROM pg_indexes WHERE tablename IN ('orders', 'outbox')",
+}
+
+
 def test_the_migrations_make_the_same_indexes_conditions_included(database_url: str) -> None:
     def indexes(connection: Connection) -> set[str]:
-        query = text("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
-        return set(connection.execute(query).scalars())
+        return set(connection.execute(text(INDEXES[connection.dialect.name])).scalars())
 
-    database, fresh = Database(database_url), create_engine("sqlite://")
-    with database.read() as migrated, fresh.connect() as made:
-        tables.metadata.create_all(made)
-        assert indexes(migrated) == indexes(made)
-        assert sum("WHERE status != 'REFUSED'" in sql for sql in indexes(made)) == 4
+    database = Database(database_url)
+    with database.write() as connection:
+        migrated = indexes(connection)
+        tables.metadata.drop_all(connection)
+        tables.metadata.create_all(connection)
+        assert indexes(connection) == migrated
+    assert sum("WHERE" in sql and "'REFUSED'" in sql for sql in migrated) == 4
     database.close()
-    fresh.dispose()
 
 
 def test_a_database_without_migrations_says_what_to_do(tmp_path: Path) -> None:

@@ -46,10 +46,11 @@ def hold_ttl_s() -> float:
     return 60.0
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A migrated database of each kind that the service supports."""
-    assert request.param == "sqlite"
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql").migrated(migrate))
     url = f"sqlite:///{tmp_path}/reservations.db"
     migrate(url)
     return url

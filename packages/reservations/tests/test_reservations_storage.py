@@ -93,6 +93,17 @@ async def test_of_twenty_with_one_order_id_all_share_one_hold(open_storage: Call
     assert (await opened[0].item("tea")).held == 3
 
 
+async def test_the_last_piece_is_not_refused_to_the_order_that_has_it(open_storage: Callable[[], SqlStorage]) -> None:
+    opened = [open_storage(), open_storage()]
+    for n in range(20):
+        name, order_id = f"last-{n}", new_id()
+        await opened[0].execute([PutItem(name, "Last", 1, 1)])
+        outcomes = await asyncio.gather(
+            *(each.execute([Reserve(order_id, (Line(name, 1),), ttl_us=10)]) for each in opened)
+        )
+        assert [type(outcome) for (outcome,) in outcomes] == [Reservation, Reservation]
+
+
 async def test_confirm_and_release_race_to_one_end(reservations: Reservations) -> None:
     await reservations.put_item("tea", "Tea", 450, 50)
     for _ in range(10):

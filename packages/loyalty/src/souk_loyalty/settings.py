@@ -1,6 +1,6 @@
 """The service's settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from souk_loyalty.environment import require
 
@@ -11,7 +11,7 @@ class Settings:
 
     address: str = "127.0.0.1:50053"
     """Where to listen, `host:port`."""
-    database_url: str = "sqlite:///loyalty.db"
+    database_url: str = field(default="sqlite:///loyalty.db", repr=False)  # it may hold a password
     hold_ttl_s: float = 60.0
     """How long a hold lives."""
     janitor_period_s: float = 1.0

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     bindparam,
@@ -21,13 +22,14 @@ from sqlalchemy import (
     update,
 )
 
-from souk_loyalty.database import Database
+from souk_loyalty.database import Conflict, Database
 from souk_loyalty.domain import (
     Account,
     DomainError,
     Hold,
     Ledger,
     State,
+    StorageUnavailable,
     UnknownCustomer,
     UnknownHold,
 )
@@ -48,10 +50,13 @@ REVISION = "0001"
 
 metadata = MetaData()
 
+_BY_BYTES = String(64).with_variant(String(64, collation="C"), "postgresql")
+"""Sorted alike by every database, whatever language it is set to."""
+
 accounts = Table(
     "accounts",
     metadata,
-    Column("customer_id", String(64), primary_key=True),
+    Column("customer_id", _BY_BYTES, primary_key=True),
     Column("name", String(200), nullable=False),
     Column("tier", String(16), nullable=False),
     Column("points", BigInteger, nullable=False),
@@ -99,6 +104,9 @@ _UPDATE_HOLD = (
 )
 _SELECT_HOLDS = select(holds).where(holds.c.order_id.in_(bindparam("keys", expanding=True)))
 _SELECT_ACCOUNTS = select(accounts).where(accounts.c.customer_id.in_(bindparam("keys", expanding=True)))
+# In the order of their keys, so that two processes never wait for each other.
+_LOCK_HOLDS = _SELECT_HOLDS.order_by(holds.c.order_id).with_for_update()
+_LOCK_ACCOUNTS = _SELECT_ACCOUNTS.order_by(accounts.c.customer_id).with_for_update()
 _SELECT_DUE = (
     select(holds.c.order_id)
     .where(holds.c.state == "HELD", holds.c.expires_at_us <= bindparam("now_us"))
@@ -129,14 +137,14 @@ class SqlStorage:
 
     async def hold(self, order_id: str) -> Hold:
         """See the port."""
-        rows = await self._read(lambda connection: _load_holds(connection, [order_id]))
+        rows = await self._read(lambda connection: _load_holds(connection, _SELECT_HOLDS, [order_id]))
         if order_id not in rows:
             raise UnknownHold(order_id)
         return rows[order_id]
 
     async def account(self, customer_id: str) -> Account:
         """See the port."""
-        rows = await self._read(lambda connection: _load_accounts(connection, [customer_id]))
+        rows = await self._read(lambda connection: _load_accounts(connection, _SELECT_ACCOUNTS, [customer_id]))
         if customer_id not in rows:
             raise UnknownCustomer(customer_id)
         return rows[customer_id]
@@ -151,7 +159,10 @@ class SqlStorage:
 
     async def answers(self) -> bool:
         """Whether the database can be written: an empty transaction goes the way of every other."""
-        await self.execute([])
+        try:
+            await self.execute([])
+        except StorageUnavailable:
+            return False
         return True
 
     def close(self) -> None:
@@ -169,19 +180,26 @@ class SqlStorage:
 
 
 def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
-    """Loads what the commands are about, lets the domain decide, and writes what it changed."""
+    """Locks what the commands are about, lets the domain decide, and writes what it changed.
+
+    A row that is not there cannot be locked. Who writes it runs into whoever else does, and sees theirs at the next
+    try; who decides that there is to be none looks again, since the points may be held for that very order meanwhile.
+    Raises Conflict.
+    """
     order_ids = {c.order_id for c in commands if isinstance(c, PlaceHold | Confirm | Release)}
     for command in commands:
         if isinstance(command, ExpireDue):
             order_ids.update(connection.execute(_SELECT_DUE, {"now_us": now_us, "limit": command.limit}).scalars())
-    old_holds = _load_holds(connection, order_ids)
+    old_holds = _load_holds(connection, _LOCK_HOLDS, order_ids)
     customer_ids = {c.customer_id for c in commands if isinstance(c, PlaceHold | Confirm | PutAccount)}
     customer_ids.update(hold.customer_id for hold in old_holds.values())
-    old_accounts = _load_accounts(connection, customer_ids)
+    old_accounts = _load_accounts(connection, _LOCK_ACCOUNTS, customer_ids)
 
     ledger = Ledger(old_accounts, old_holds)
     outcomes = [_decide(ledger, command, now_us) for command in commands]
 
+    if _load_holds(connection, _SELECT_HOLDS, order_ids - ledger.holds.keys()):
+        raise Conflict
     _save(connection, accounts, _UPDATE_ACCOUNT, old_accounts, ledger.accounts, _account_row)
     _save(connection, holds, _UPDATE_HOLD, old_holds, ledger.holds, _hold_row)
     if ledger.journal:
@@ -208,15 +226,15 @@ def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
         return refusal
 
 
-def _load_accounts(connection: Connection, customer_ids: Iterable[str]) -> dict[str, Account]:
+def _load_accounts(connection: Connection, query: Select[Any], customer_ids: Iterable[str]) -> dict[str, Account]:
     keys = list(customer_ids)
-    rows = connection.execute(_SELECT_ACCOUNTS, {"keys": keys}) if keys else ()
+    rows = connection.execute(query, {"keys": keys}) if keys else ()
     return {row.customer_id: _account(row) for row in rows}
 
 
-def _load_holds(connection: Connection, order_ids: Iterable[str]) -> dict[str, Hold]:
+def _load_holds(connection: Connection, query: Select[Any], order_ids: Iterable[str]) -> dict[str, Hold]:
     keys = list(order_ids)
-    rows = connection.execute(_SELECT_HOLDS, {"keys": keys}) if keys else ()
+    rows = connection.execute(query, {"keys": keys}) if keys else ()
     return {row.order_id: _hold(row) for row in rows}
 
 
@@ -275,7 +293,8 @@ def _save(
 ) -> None:
     """Entities are immutable: what changed is another object than the one that was loaded."""
     (key,) = table.primary_key
-    added = [{key.name: name, **row(entity)} for name, entity in new.items() if name not in old]
+    # Sorted, as in the locks: an insert waits for another's insert of the same key.
+    added = [{key.name: name, **row(entity)} for name, entity in sorted(new.items()) if name not in old]
     changed = [{"key": name, **row(entity)} for name, entity in new.items() if name in old and entity is not old[name]]
     if added:
         connection.execute(insert(table), added)

@@ -4,15 +4,44 @@ The same file stands in every service that has a database; see docs/adr/0003-one
 """
 
 import fcntl
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy import URL, Connection, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 
+from . import SERVICE
 from .domain import StorageUnavailable
+from .environment import BadSetting
+
+log = logging.getLogger(__name__)
+
+_POSTGRESQL: dict[str, object] = {
+    "application_name": f"souk-{SERVICE}",
+    "client_encoding": "utf8",  # also where the server was set up without an encoding
+    # A host that is gone says nothing. These are seconds, and for the second milliseconds.
+    "connect_timeout": 3,
+    "tcp_user_timeout": 5000,
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+}
+"""What libpq is told, unless the URL says otherwise."""
+
+_POSTGRESQL_SESSION = (
+    "SET statement_timeout = '5s'",  # as long as the gateway waits for anyone
+    "SET idle_in_transaction_session_timeout = '5s'",  # a process that has stopped lets go of the rows it has locked
+)
+
+_CONFLICTS = frozenset({"23505", "40001", "40P01"})
+"""PostgreSQL's unique_violation, serialization_failure and deadlock_detected."""
+
+
+class Conflict(StorageUnavailable):
+    """Another process changed the same at the same time. Nothing was changed here, and a second try will see it."""
 
 
 class SchemaMismatch(Exception):
@@ -24,25 +53,34 @@ class SchemaBehind(SchemaMismatch):
 
 
 class Database:
-    """A database by URL: `sqlite:////data/orders.db` (WAL, synchronous=FULL).
+    """A database by URL: `sqlite:////data/orders.db`, or `postgresql://user:password@host/orders`. Raises BadSetting.
 
-    Several processes may share a SQLite file. Their writers take turns by an flock on a file beside it, since
-    SQLite's own busy handler lets one of them starve.
+    Several processes may share a SQLite file (WAL, synchronous=FULL). Their writers take turns by an flock on a file
+    beside it, since SQLite's own busy handler lets one of them starve. On PostgreSQL they lock the rows that they are
+    about (READ COMMITTED); a lost connection is noticed, and replaced by the next transaction.
     """
 
     def __init__(self, url: str) -> None:
-        self.engine = create_engine(url)
-        self.embedded = self.engine.dialect.name == "sqlite"
+        parsed = _parsed(url)
+        self.embedded = parsed.get_backend_name() == "sqlite"
         if self.embedded:
-            self._lock_path = Path(f"{self.engine.url.database}.lock")
+            self.engine = create_engine(parsed)
+            self._lock_path = Path(f"{parsed.database}.lock")
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            connect = {name: value for name, value in _POSTGRESQL.items() if name not in parsed.query}
+            self.engine = create_engine(
+                parsed, connect_args=connect, isolation_level="READ COMMITTED", pool_pre_ping=True
+            )
+            event.listen(self.engine, "connect", _configure_postgresql)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction, alone among all processes; committed at the end, rolled back if anything is raised.
+        """One transaction; committed at the end, rolled back if anything is raised.
 
-        Raises StorageUnavailable.
+        On SQLite it is alone among all processes; on PostgreSQL it has to lock what it is about to change. Raises
+        StorageUnavailable; where that is no Conflict, the commit may have been carried out, its answer lost.
         """
         with _translated(), self._turn():
             connection = self.engine.connect().execution_options(souk_writes=True)
@@ -51,7 +89,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection that sees one state of the database. Raises StorageUnavailable."""
+        """A connection to read with; each statement sees one state of the database. Raises StorageUnavailable."""
         with _translated(), self.engine.connect() as connection, connection.begin():
             yield connection
 
@@ -98,16 +136,42 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (IntegrityError, DataError, ProgrammingError, NotSupportedError):  # our own mistake
-        raise
-    except DBAPIError as error:  # a full disk, a lost connection, a file that is no database
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in _CONFLICTS:
+            raise Conflict from error
+        if isinstance(error, IntegrityError | DataError | ProgrammingError | NotSupportedError):  # our own mistake
+            raise
+        # A full disk, a lost connection, a file that is no database, a password that is wrong: which it is stays here.
+        log.warning("the database does not answer: %s", " ".join(str(error.orig).split()))
         raise StorageUnavailable from error
+
+
+def _parsed(url: str) -> URL:
+    """Names the driver, which is loaded only where it is named."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # of which the latter is for a port
+        backend = ""
+    else:
+        backend = parsed.drivername.partition("+")[0]
+    if backend in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend == "sqlite":
+        return parsed.set(drivername="sqlite")
+    # Not the URL itself: it may hold a password.
+    raise BadSetting("DATABASE_URL must be sqlite:///path or postgresql://user:password@host/database")
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # sqlite3 begins no transactions of its own; _begin_sqlite does
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _configure_postgresql(connection: Any, _record: object) -> None:
+    for statement in _POSTGRESQL_SESSION:
+        connection.execute(statement)
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

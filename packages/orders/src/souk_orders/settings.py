@@ -1,6 +1,6 @@
 """The service's settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from souk_orders.environment import require
 
@@ -11,7 +11,7 @@ class Settings:
 
     address: str = "127.0.0.1:50051"
     """Where to listen, `host:port`."""
-    database_url: str = "sqlite:///orders.db"
+    database_url: str = field(default="sqlite:///orders.db", repr=False)  # it may hold a password
     reservations_target: str = "localhost:50052"
     """Where reservations listens, `host:port` or a gRPC name such as `dns:///reservations:50052`."""
     loyalty_target: str = "localhost:50053"

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, insert, select, tu
 from souk_orders import tables
 from souk_orders.book import Message, OrderBook, Participant
 from souk_orders.database import Database
-from souk_orders.domain import Decision, DomainError, HistoryEntry, Order, Status, UnknownOrder
+from souk_orders.domain import Decision, DomainError, HistoryEntry, Order, Status, StorageUnavailable, UnknownOrder
 from souk_orders.limits import Position
 from souk_orders.service import (
     Answered,
@@ -43,14 +43,18 @@ _UPDATE_MESSAGE = (
 )
 _DELETE_MESSAGE = delete(outbox).where(_IS_MESSAGE)
 _SELECT_ORDERS = select(orders).where(orders.c.order_id.in_(bindparam("keys", expanding=True)))
+# In the order of their keys, so that two processes never wait for each other. An order's row stands for its messages,
+# too: whoever is about to change one has locked the other.
+_LOCK_ORDERS = _SELECT_ORDERS.order_by(orders.c.order_id).with_for_update()
 _SELECT_OUTBOX = select(outbox).where(outbox.c.order_id.in_(bindparam("keys", expanding=True)))
 _SELECT_HISTORY = (
     select(history.c.step, history.c.at_us, history.c.served_by, history.c.detail)
     .where(history.c.order_id == bindparam("key"))
     .order_by(history.c.id)
 )
-_SELECT_DUE = (
-    select(outbox.c.order_id)
+_LOCK_DUE = (
+    select(orders)
+    .join(outbox)
     .where(
         outbox.c.participant == bindparam("to"),
         outbox.c.due_at_us <= bindparam("now_us"),
@@ -58,6 +62,7 @@ _SELECT_DUE = (
     )
     .order_by(outbox.c.due_at_us)
     .limit(bindparam("limit"))
+    .with_for_update(of=orders, skip_locked=True)
 )
 
 Result = TypeVar("Result")
@@ -95,7 +100,10 @@ class SqlStorage:
 
     async def answers(self) -> bool:
         """Whether the database can be written: an empty transaction goes the way of every other."""
-        await self.execute([])
+        try:
+            await self.execute([])
+        except StorageUnavailable:
+            return False
         return True
 
     def close(self) -> None:
@@ -124,7 +132,11 @@ def page_query(customer_id: str, status: Status | None, after: Position, limit: 
 
 
 def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
-    """Loads what the commands are about, lets the domain decide, and writes what it changed."""
+    """Locks what the commands are about, lets the domain decide, and writes what it changed.
+
+    A row that is not there cannot be locked: who inserts it runs into whoever else does, and sees theirs at the next
+    try. Messages to lease are chosen last, and past what others have locked, so that nobody waits for a lease.
+    """
     order_ids: set[str] = set()
     wanted: Counter[Participant] = Counter()
     for command in commands:
@@ -135,12 +147,12 @@ def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) 
                 order_ids.add(message.order_id)
             case _:
                 order_ids.add(command.order_id)
+    old_decisions = _load_decisions(connection, _LOCK_ORDERS, order_ids)
     for participant, limit in wanted.items():
         # The other commands may each take one away.
         due = {"to": participant.value, "now_us": now_us, "limit": limit + len(commands)}
-        order_ids.update(connection.execute(_SELECT_DUE, due).scalars())
-    old_decisions = _load_decisions(connection, order_ids)
-    old_outbox = _load_outbox(connection, order_ids)
+        old_decisions.update({row.order_id: tables.decision(row) for row in connection.execute(_LOCK_DUE, due)})
+    old_outbox = _load_outbox(connection, old_decisions)
 
     book = OrderBook(old_decisions, old_outbox.values(), now_us)
     outcomes = [_decide(book, command) for command in commands]
@@ -175,15 +187,15 @@ def _decide(book: OrderBook, command: Command) -> Outcome:
 
 
 def _load_order(connection: Connection, order_id: str) -> Order:
-    order = _load_decisions(connection, [order_id]).get(order_id)
+    order = _load_decisions(connection, _SELECT_ORDERS, [order_id]).get(order_id)
     if not isinstance(order, Order):
         raise UnknownOrder(order_id)
     return order
 
 
-def _load_decisions(connection: Connection, order_ids: Iterable[str]) -> dict[str, Decision]:
+def _load_decisions(connection: Connection, query: Select[Any], order_ids: Iterable[str]) -> dict[str, Decision]:
     keys = list(order_ids)
-    rows = connection.execute(_SELECT_ORDERS, {"keys": keys}) if keys else ()
+    rows = connection.execute(query, {"keys": keys}) if keys else ()
     return {row.order_id: tables.decision(row) for row in rows}
 
 
@@ -197,7 +209,8 @@ def _load_outbox(connection: Connection, order_ids: Iterable[str]) -> dict[tuple
 
 
 def _save_decisions(connection: Connection, old: dict[str, Decision], new: dict[str, Decision]) -> None:
-    added = [tables.order_row(decision) for order_id, decision in new.items() if order_id not in old]
+    # Sorted, as in the locks: an insert waits for another's insert of the same key.
+    added = [tables.order_row(decision) for order_id, decision in sorted(new.items()) if order_id not in old]
     changed = [
         {"key": order_id, "status": order.status.value, "status_reason": order.status_reason}
         for order_id, order in new.items()

@@ -26,10 +26,13 @@ REFUSED = "REFUSED"
 
 metadata = MetaData()
 
+_BY_BYTES = String(36).with_variant(String(36, collation="C"), "postgresql")
+"""Sorted alike by every database, whatever language it is set to."""
+
 orders = Table(
     "orders",
     metadata,
-    Column("order_id", String(36), primary_key=True),
+    Column("order_id", _BY_BYTES, primary_key=True),
     Column("fingerprint", LargeBinary(32), nullable=False),
     Column("status", String(16), nullable=False),
     Column("status_reason", String(64), nullable=False),
@@ -58,7 +61,7 @@ for _filters in ((), ("customer_id",), ("status",), ("customer_id", "status")):
 outbox = Table(
     "outbox",
     metadata,
-    Column("order_id", String(36), ForeignKey("orders.order_id"), primary_key=True),
+    Column("order_id", _BY_BYTES, ForeignKey("orders.order_id"), primary_key=True),
     Column("participant", String(16), primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("created_at_us", BigInteger, nullable=False),

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
-from .database import Database
+from .database import Conflict, Database
 from .domain import StorageUnavailable
 
 Command = TypeVar("Command")
@@ -23,6 +23,9 @@ Clock = Callable[[], int]
 
 _MAX_COMMANDS = 256
 """In one transaction, so that the first of a long queue need not wait for the last."""
+
+_TRIES = 10
+"""Of a transaction that meets with Conflict. Each time another process has made headway, so it seldom takes two."""
 
 
 def system_clock() -> int:
@@ -40,8 +43,9 @@ class Writer(Generic[Command, Outcome]):
     """Carries out commands in the order they come, durably, each transaction with one `now`.
 
     `carry_out(connection, commands, now_us)` gives an outcome for each command. If it raises, nothing of that
-    transaction stays; jobs that shared it are then tried one by one, so that one cannot spoil the others. Where the
-    database itself failed, all fail with StorageUnavailable: a commit may have come through unheard.
+    transaction stays; jobs that shared it are then tried one by one, so that one cannot spoil the others. A Conflict
+    with another process is tried again, all of it, so `carry_out` may come to other outcomes. Where the database
+    itself failed, all fail with StorageUnavailable: a commit may have come through unheard.
     """
 
     def __init__(
@@ -88,13 +92,16 @@ class Writer(Generic[Command, Outcome]):
                 size += len(following.commands)
             self._commit(jobs)
 
-    def _commit(self, jobs: Sequence[_Job[Command, Outcome]]) -> None:
+    def _commit(self, jobs: Sequence[_Job[Command, Outcome]], tries: int = _TRIES) -> None:
         try:
             with self._database.write() as connection:
                 commands = [command for job in jobs for command in job.commands]
                 outcomes = iter(self._carry_out(connection, commands, self._clock()))
                 results = [[next(outcomes) for _ in job.commands] for job in jobs]
         except Exception as error:  # noqa: BLE001 (it belongs to whoever asked, in another thread)
+            if isinstance(error, Conflict) and tries > 1:
+                self._commit(jobs, tries - 1)
+                return
             for job in jobs:
                 if len(jobs) == 1 or isinstance(error, StorageUnavailable):
                     _call_soon(job.loop, _fail, job.answer, error)

@@ -86,7 +86,7 @@ class UnknownReservation(DomainError):
 
 
 class StorageUnavailable(DomainError):
-    """The database does not answer, or cannot write. Nothing was changed."""
+    """The database does not answer, or cannot write. What was asked for may have been done, or not: ask again."""
 
     def __init__(self) -> None:
         super().__init__("the database does not answer; try again later")

@@ -1,7 +1,7 @@
 """The service's settings."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from souk_reservations.environment import require
 
@@ -12,7 +12,7 @@ class Settings:
 
     address: str = "127.0.0.1:50052"
     """Where to listen, `host:port`."""
-    database_url: str = "sqlite:///reservations.db"
+    database_url: str = field(default="sqlite:///reservations.db", repr=False)  # it may hold a password
     currency: str = "EUR"
     """ISO 4217 code of all prices."""
     hold_ttl_s: float = 60.0

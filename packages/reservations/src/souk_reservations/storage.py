@@ -14,6 +14,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     bindparam,
@@ -22,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from souk_reservations.database import Database
+from souk_reservations.database import Conflict, Database
 from souk_reservations.domain import (
     DomainError,
     Item,
@@ -31,6 +32,7 @@ from souk_reservations.domain import (
     Reservation,
     State,
     Stock,
+    StorageUnavailable,
     UnknownReservation,
     UnknownSku,
 )
@@ -51,10 +53,13 @@ REVISION = "0001"
 
 metadata = MetaData()
 
+_BY_BYTES = String(64).with_variant(String(64, collation="C"), "postgresql")
+"""Sorted alike by every database, whatever language it is set to."""
+
 items = Table(
     "items",
     metadata,
-    Column("sku", String(64), primary_key=True),
+    Column("sku", _BY_BYTES, primary_key=True),
     Column("name", String(200), nullable=False),
     Column("unit_price", BigInteger, nullable=False),
     Column("on_hand", Integer, nullable=False),
@@ -96,6 +101,9 @@ _UPDATE_RESERVATION = (
 )
 _SELECT_RESERVATIONS = select(reservations).where(reservations.c.order_id.in_(bindparam("keys", expanding=True)))
 _SELECT_ITEMS = select(items).where(items.c.sku.in_(bindparam("keys", expanding=True)))
+# In the order of their keys, so that two processes never wait for each other.
+_LOCK_RESERVATIONS = _SELECT_RESERVATIONS.order_by(reservations.c.order_id).with_for_update()
+_LOCK_ITEMS = _SELECT_ITEMS.order_by(items.c.sku).with_for_update()
 _SELECT_DUE = (
     select(reservations.c.order_id)
     .where(reservations.c.state == "HELD", reservations.c.expires_at_us <= bindparam("now_us"))
@@ -121,14 +129,14 @@ class SqlStorage:
 
     async def reservation(self, order_id: str) -> Reservation:
         """See the port."""
-        rows = await self._read(lambda connection: _load_reservations(connection, [order_id]))
+        rows = await self._read(lambda connection: _load_reservations(connection, _SELECT_RESERVATIONS, [order_id]))
         if order_id not in rows:
             raise UnknownReservation(order_id)
         return rows[order_id]
 
     async def item(self, sku: str) -> Item:
         """See the port."""
-        rows = await self._read(lambda connection: _load_items(connection, [sku]))
+        rows = await self._read(lambda connection: _load_items(connection, _SELECT_ITEMS, [sku]))
         if sku not in rows:
             raise UnknownSku(sku)
         return rows[sku]
@@ -143,7 +151,10 @@ class SqlStorage:
 
     async def answers(self) -> bool:
         """Whether the database can be written: an empty transaction goes the way of every other."""
-        await self.execute([])
+        try:
+            await self.execute([])
+        except StorageUnavailable:
+            return False
         return True
 
     def close(self) -> None:
@@ -161,20 +172,27 @@ class SqlStorage:
 
 
 def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
-    """Loads what the commands are about, lets the domain decide, and writes what it changed."""
+    """Locks what the commands are about, lets the domain decide, and writes what it changed.
+
+    A row that is not there cannot be locked. Who writes it runs into whoever else does, and sees theirs at the next
+    try; who decides that there is to be none looks again, since the items may have gone to that very order meanwhile.
+    Raises Conflict.
+    """
     order_ids = {c.order_id for c in commands if isinstance(c, Reserve | Confirm | Release)}
     for command in commands:
         if isinstance(command, ExpireDue):
             order_ids.update(connection.execute(_SELECT_DUE, {"now_us": now_us, "limit": command.limit}).scalars())
-    old_reservations = _load_reservations(connection, order_ids)
+    old_reservations = _load_reservations(connection, _LOCK_RESERVATIONS, order_ids)
     skus = {c.sku for c in commands if isinstance(c, PutItem | RestockItem)}
     skus.update(line.sku for c in commands if isinstance(c, Reserve | Confirm) for line in c.lines)
     skus.update(line.sku for reservation in old_reservations.values() for line in reservation.lines)
-    old_items = _load_items(connection, skus)
+    old_items = _load_items(connection, _LOCK_ITEMS, skus)
 
     stock = Stock(old_items, old_reservations)
     outcomes = [_decide(stock, command, now_us) for command in commands]
 
+    if _load_reservations(connection, _SELECT_RESERVATIONS, order_ids - stock.reservations.keys()):
+        raise Conflict
     _save(connection, items, _UPDATE_ITEM, old_items, stock.items, _item_row)
     _save(connection, reservations, _UPDATE_RESERVATION, old_reservations, stock.reservations, _reservation_row)
     if stock.journal:
@@ -203,15 +221,15 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
         return refusal
 
 
-def _load_items(connection: Connection, skus: Iterable[str]) -> dict[str, Item]:
+def _load_items(connection: Connection, query: Select[Any], skus: Iterable[str]) -> dict[str, Item]:
     keys = list(skus)
-    rows = connection.execute(_SELECT_ITEMS, {"keys": keys}) if keys else ()
+    rows = connection.execute(query, {"keys": keys}) if keys else ()
     return {row.sku: Item(*row) for row in rows}
 
 
-def _load_reservations(connection: Connection, order_ids: Iterable[str]) -> dict[str, Reservation]:
+def _load_reservations(connection: Connection, query: Select[Any], order_ids: Iterable[str]) -> dict[str, Reservation]:
     keys = list(order_ids)
-    rows = connection.execute(_SELECT_RESERVATIONS, {"keys": keys}) if keys else ()
+    rows = connection.execute(query, {"keys": keys}) if keys else ()
     return {row.order_id: _reservation(row) for row in rows}
 
 
@@ -256,7 +274,8 @@ def _save(
 ) -> None:
     """Entities are immutable: what changed is another object than the one that was loaded."""
     (key,) = table.primary_key
-    added = [{key.name: name, **row(entity)} for name, entity in new.items() if name not in old]
+    # Sorted, as in the locks: an insert waits for another's insert of the same key.
+    added = [{key.name: name, **row(entity)} for name, entity in sorted(new.items()) if name not in old]
     changed = [{"key": name, **row(entity)} for name, entity in new.items() if name in old and entity is not old[name]]
     if added:
         connection.execute(insert(table), added)

@@ -9,12 +9,14 @@ down_revision = None
 OLDEST_VERSION = "1.0.0"
 """The oldest version of the service that can work with this schema."""
 
+_BY_BYTES = sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     """Expands the schema; what an older version reads stays as it is."""
     op.create_table(
         "orders",
-        sa.Column("order_id", sa.String(36), primary_key=True),
+        sa.Column("order_id", _BY_BYTES, primary_key=True),
         sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("status_reason", sa.String(64), nullable=False),
@@ -39,7 +41,7 @@ def upgrade() -> None:
         )
     op.create_table(
         "outbox",
-        sa.Column("order_id", sa.String(36), sa.ForeignKey("orders.order_id"), primary_key=True),
+        sa.Column("order_id", _BY_BYTES, sa.ForeignKey("orders.order_id"), primary_key=True),
         sa.Column("participant", sa.String(16), primary_key=True),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("created_at_us", sa.BigInteger, nullable=False),

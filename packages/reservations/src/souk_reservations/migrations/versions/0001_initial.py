@@ -9,12 +9,14 @@ down_revision = None
 OLDEST_VERSION = "1.0.0"
 """The oldest version of the service that can work with this schema."""
 
+_BY_BYTES = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     """Expands the schema; what an older version reads stays as it is."""
     op.create_table(
         "items",
-        sa.Column("sku", sa.String(64), primary_key=True),
+        sa.Column("sku", _BY_BYTES, primary_key=True),
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("unit_price", sa.BigInteger, nullable=False),
         sa.Column("on_hand", sa.Integer, nullable=False),

