@@ -46,12 +46,13 @@ async def within(event: Awaitable[object], what: str, seconds: float = 30) -> No
 
 @dataclass
 class Plan:
-    """One action, at one point of the next call of a method."""
+    """One action, at one point of the next call of a method; of every call, if it stays."""
 
     method: str
     point: Point
     action: Action
     order_id: str
+    stays: bool = False
     _done: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def act(self) -> None:
@@ -119,7 +120,7 @@ class GrpcProxy(grpc.GenericRpcHandler):
         return plan
 
     def forget(self) -> None:
-        """Drops what was planned and did not happen."""
+        """Drops what is planned."""
         self._plans.clear()
         self._kept.clear()
 
@@ -130,6 +131,12 @@ class GrpcProxy(grpc.GenericRpcHandler):
     def lose_call(self, method: str, order_id: str = "") -> Plan:
         """Fails the next call before the callee hears of it."""
         return self.at(Point.BEFORE, method, _lose, order_id)
+
+    def lose_calls(self, method: str, order_id: str = "") -> Plan:
+        """Fails every call before the callee hears of it, until `forget`."""
+        plan = self.lose_call(method, order_id)
+        plan.stays = True
+        return plan
 
     def keep(self, method: str, order_id: str = "") -> Kept:
         """Keeps the next call back."""
@@ -158,7 +165,8 @@ class GrpcProxy(grpc.GenericRpcHandler):
             await asyncio.Event().wait()
         plans = [plan for plan in self._plans if plan.method == method and plan.order_id.encode() in request]
         for plan in plans:
-            self._plans.remove(plan)
+            if not plan.stays:
+                self._plans.remove(plan)
             if plan.point is Point.ANSWERED:
                 _when_done(context, plan.act)
         try:

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import httpx
 
+from souk_contracts.orders.v1 import CreateResponse, OrderStatus
 from tests.faults.audit import rows, settle
 from tests.faults.processes import until
 from tests.faults.proxy import GrpcProxy
@@ -45,17 +46,19 @@ async def test_a_confirm_that_comes_after_its_release_finds_the_door_shut(
     try:
         tea = await put_item(rest, 10)
         request = Request(await put_customer(rest, 100), {tea: 2})
-        late = souk.proxies["orders", "reservations"].keep("Confirm", request.order_id)
-        lost = souk.proxies["orders", "reservations"].keep("Release", request.order_id)
+        relay = souk.proxies["orders", "reservations"]
+        late = relay.keep("Confirm", request.order_id)
+        lost = relay.lose_calls("Release", request.order_id)  # so that the hold expires first
         assert (await request.place(rest)).status_code == 201
         await late.there()
         assert (await rest.post(f"/v1/orders/{request.order_id}/cancel")).status_code == 200
-        await lost.there()  # so that the hold expires first
+        await lost.done()
 
         async def is_expired() -> bool:
             return state(souk, request.order_id) == "EXPIRED"
 
         await until(is_expired, "the hold to expire")
+        relay.forget()
         await settle(souk)  # the Release is sent again, and arrives
         await late.deliver()
         assert await on_hand(rest, tea) == (10, 0, 0)
@@ -119,9 +122,16 @@ async def test_a_create_that_comes_late_finds_what_became_of_the_order(
     await reaches(rest, request.order_id, "CONFIRMED")
     assert (await rest.post(f"/v1/orders/{request.order_id}/cancel")).status_code == 200
     await settle(souk)
-    await late.deliver()
+    answer = CreateResponse.parse(await late.deliver())
+    assert answer.order is not None
+    assert (answer.replayed, answer.order.status, answer.order.status_reason) == (
+        True,
+        OrderStatus.CANCELLED,
+        "CUSTOMER",
+    )
     await settle(souk)
-    assert await status_of(rest, request.order_id) == "CANCELLED"
+    order = (await rest.get(f"/v1/orders/{request.order_id}")).json()
+    assert (order["status"], order["status_reason"]) == ("CANCELLED", "CUSTOMER")
     assert await on_hand(rest, tea) == (10, 0, 0)
     assert (await first).status_code == 503
 
