@@ -19,7 +19,7 @@ from souk_orders import book, domain
 from souk_reservations import domain as reservations
 from tests.faults.conftest import LONG
 
-SEED = os.environ.get("SOUK_FAULT_SEED")
+SEED = os.environ.get("SOUK_FAULT_SEED") or None
 TTL_US = 60
 
 order_ids = st.sampled_from(["order-a", "order-b", "order-c", "order-d"])
