@@ -1,0 +1,1 @@
+"""What an implementation of reservations or loyalty must do, by the contract alone."""

@@ -1,0 +1,293 @@
+"""What stands between two services, and lets a test act at an exact point of a call.
+
+`GrpcProxy` knows the methods' names: it runs an action before a call is passed on, after the callee has committed but
+before the caller hears of it, or after the answer; and it keeps a message back to deliver it when its sender has long
+given up. `TcpProxy` knows bytes only: it cuts connections, and stalls them, as a bad network does.
+"""
+
+from __future__ import annotations  # the types of grpc are generic for type checkers only
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Action = Callable[[], Awaitable[None]]
+
+_HEALTH = "/grpc.health.v1.Health/"
+
+
+class Point(StrEnum):
+    """When something happens to a call."""
+
+    BEFORE = "before the call"
+    COMMITTED = "after the callee committed, before it answered"
+    ANSWERED = "after the answer"
+
+
+class Lose(Exception):
+    """Raised by an action: the message that is under way there is lost."""
+
+
+async def within(event: Awaitable[object], what: str, seconds: float = 30) -> None:
+    """Waits for an event, and says for which one if it does not come."""
+    try:
+        await asyncio.wait_for(event, seconds)
+    except TimeoutError:
+        raise TimeoutError(f"waited {seconds:.0f} s for: {what}") from None
+
+
+@dataclass
+class Plan:
+    """One action, at one point of the next call of a method; of every call, if it stays."""
+
+    method: str
+    point: Point
+    action: Action
+    order_id: str
+    stays: bool = False
+    _done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def act(self) -> None:
+        try:
+            await self.action()
+        finally:
+            self._done.set()
+
+    async def done(self) -> None:
+        """Returns when the action has run."""
+        await within(self._done.wait(), f"{self.method} to be called")
+
+
+class Kept:
+    """A message that was kept back. Its sender waits in vain, until its deadline."""
+
+    def __init__(self, method: str, order_id: str) -> None:
+        self.method, self.order_id = method, order_id
+        self._there = asyncio.Event()
+        self._deliver: Callable[[], Awaitable[bytes]] | None = None
+
+    async def there(self) -> None:
+        """Returns when the message has come."""
+        await within(self._there.wait(), f"{self.method} to be called")
+
+    def take(self, deliver: Callable[[], Awaitable[bytes]]) -> None:
+        self._deliver = deliver
+        self._there.set()
+
+    async def deliver(self) -> bytes:
+        """Passes it on, as a slow network does: late; gives the answer that nobody waits for any more."""
+        assert self._deliver is not None
+        return await self._deliver()
+
+
+class GrpcProxy(grpc.GenericRpcHandler):
+    """Passes unary calls on, whatever they are. Health checks of the connection get no answer: it always counts."""
+
+    def __init__(self, port: int, upstream: str) -> None:
+        self.address = f"127.0.0.1:{port}"
+        self._upstream = upstream
+        self._plans: list[Plan] = []
+        self._kept: list[Kept] = []
+        self.calls: list[str] = []
+
+    async def start(self) -> None:
+        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
+        self._channel = grpc.aio.insecure_channel(
+            self._upstream, options=[*options, ("grpc.min_reconnect_backoff_ms", 50)]
+        )
+        pings = [("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.min_ping_interval_without_data_ms", 10_000)]
+        self._server = grpc.aio.server(options=pings)
+        self._server.add_generic_rpc_handlers([self])
+        self._server.add_insecure_port(self.address)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
+        await self._channel.close()
+
+    def at(self, point: Point, method: str, action: Action, order_id: str = "") -> Plan:
+        """Runs the action once, at this point of the next call of the method (for this order, if one is named)."""
+        plan = Plan(method, point, action, order_id)
+        self._plans.append(plan)
+        return plan
+
+    def forget(self) -> None:
+        """Drops what is planned."""
+        self._plans.clear()
+        self._kept.clear()
+
+    def lose_answer(self, method: str, order_id: str = "") -> Plan:
+        """Lets the next call through, and cuts off its answer."""
+        return self.at(Point.COMMITTED, method, _lose, order_id)
+
+    def lose_call(self, method: str, order_id: str = "") -> Plan:
+        """Fails the next call before the callee hears of it."""
+        return self.at(Point.BEFORE, method, _lose, order_id)
+
+    def lose_calls(self, method: str, order_id: str = "") -> Plan:
+        """Fails every call before the callee hears of it, until `forget`."""
+        plan = self.lose_call(method, order_id)
+        plan.stays = True
+        return plan
+
+    def keep(self, method: str, order_id: str = "") -> Kept:
+        """Keeps the next call back."""
+        kept = Kept(method, order_id)
+        self._kept.append(kept)
+        return kept
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Any method is served, but health, which a client takes for a yes if it is not implemented."""
+        method = handler_call_details.method
+        if method.startswith(_HEALTH):
+            return None
+
+        async def call(request: bytes, context: Context) -> bytes:
+            return await self._pass_on(method, request, context)
+
+        return grpc.unary_unary_rpc_method_handler(call)
+
+    async def _pass_on(self, path: str, request: bytes, context: Context) -> bytes:
+        method = path.rpartition("/")[2]
+        self.calls.append(method)
+        remaining = context.time_remaining()
+        if (kept := self._take_kept(method, request)) is not None:
+            # The deadline of a late message's sender does not matter any more.
+            kept.take(lambda: self._send(path, request))
+            await asyncio.Event().wait()
+        plans = [plan for plan in self._plans if plan.method == method and plan.order_id.encode() in request]
+        for plan in plans:
+            if not plan.stays:
+                self._plans.remove(plan)
+            if plan.point is Point.ANSWERED:
+                _when_done(context, plan.act)
+        try:
+            await _run(plans, Point.BEFORE)
+            call = self._call(path, request, timeout=remaining)
+            try:
+                answer: bytes = await call
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:  # a refusal is an answer, too
+                    await _run(plans, Point.COMMITTED)
+                await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+            context.set_trailing_metadata(tuple(await call.trailing_metadata() or ()))
+            await _run(plans, Point.COMMITTED)
+        except Lose:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was cut")
+        return answer
+
+    async def _send(self, path: str, request: bytes) -> bytes:
+        answer: bytes = await self._call(path, request, wait_for_ready=True)
+        return answer
+
+    def _call(self, path: str, request: bytes, **options: object) -> Any:
+        channel: Any = self._channel  # whose types know messages, but no bytes
+        return channel.unary_unary(path)(request, **options)
+
+    def _take_kept(self, method: str, request: bytes) -> Kept | None:
+        for kept in self._kept:
+            if kept.method == method and kept.order_id.encode() in request:
+                self._kept.remove(kept)
+                return kept
+        return None
+
+
+async def _run(plans: list[Plan], point: Point) -> None:
+    for plan in plans:
+        if plan.point is point:
+            await plan.act()
+
+
+async def _lose() -> None:
+    raise Lose
+
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def _when_done(context: Context, action: Action) -> None:
+    def start(_: object) -> None:
+        task = asyncio.ensure_future(action())
+        _tasks.add(task)  # the loop alone would not keep it
+        task.add_done_callback(_tasks.discard)
+
+    context.add_done_callback(start)  # type: ignore[arg-type]  # called with the context alone, whatever its type says
+
+
+class TcpProxy:
+    """Passes bytes on, while it may."""
+
+    def __init__(self, port: int, upstream: str) -> None:
+        self.address = f"127.0.0.1:{port}"
+        self._port = port
+        self._host, _, upstream_port = upstream.rpartition(":")
+        self._upstream_port = int(upstream_port)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._connections: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+
+    async def stop(self) -> None:
+        self._server.close()
+        self.flow()
+        self.cut()
+        for task in list(self._tasks):
+            with suppress(asyncio.CancelledError):
+                await task
+        await self._server.wait_closed()
+
+    def cut(self) -> None:
+        """Resets every connection; new ones may come at once."""
+        for ends in self._connections:
+            for end in ends:
+                with suppress(OSError):
+                    end.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
+                end.transport.abort()
+
+    def stall(self) -> None:
+        """Lets nothing through, and says nothing of it."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """Lets everything through again, also what came meanwhile."""
+        self._flowing.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            upstream_reader, upstream = await asyncio.open_connection(self._host, self._upstream_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        ends = (writer, upstream)
+        self._connections.add(ends)
+        try:
+            await asyncio.gather(self._pump(reader, upstream), self._pump(upstream_reader, writer))
+        finally:
+            self._connections.discard(ends)
+            for end in ends:
+                end.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()  # neither end speaks into half a connection

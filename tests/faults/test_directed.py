@@ -1,0 +1,238 @@
+"""Histories that random faults hardly ever meet, each directed by hand: one for every rule that they would break."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+
+import httpx
+
+from souk_contracts.orders.v1 import CreateResponse, OrderStatus
+from tests.faults.audit import rows, settle
+from tests.faults.processes import until
+from tests.faults.proxy import GrpcProxy
+from tests.faults.shopping import Request, put_customer, put_item, status_of
+from tests.faults.souk import Souk
+
+SHORT = {"SOUK_HOLD_TTL_S": "1", "SOUK_JANITOR_PERIOD_S": "0.1", "SOUK_HOLD_MARGIN_S": "0"}
+USUAL = {"SOUK_HOLD_TTL_S": "60", "SOUK_JANITOR_PERIOD_S": "1", "SOUK_HOLD_MARGIN_S": "10"}
+
+
+async def restart(souk: Souk[GrpcProxy], settings: dict[str, str]) -> None:
+    await asyncio.gather(*(souk.services[name].restart(**settings) for name in ("orders", "reservations", "loyalty")))
+
+
+async def reaches(rest: httpx.AsyncClient, order_id: str, status: str) -> None:
+    async def is_there() -> bool:
+        return await status_of(rest, order_id) == status
+
+    await until(is_there, f"the order to be {status}")
+
+
+def state(souk: Souk[GrpcProxy], order_id: str) -> str:
+    """Of the order's reservation."""
+    query = "SELECT state FROM reservations WHERE order_id = ?"
+    return "".join(row["state"] for row in rows(souk.folder / "reservations.db", query, order_id))
+
+
+async def on_hand(rest: httpx.AsyncClient, sku: str) -> tuple[int, int, int]:
+    item = (await rest.get(f"/v1/items/{sku}")).json()
+    return item["on_hand"], item["held"], item["sold"]
+
+
+async def test_a_confirm_that_comes_after_its_release_finds_the_door_shut(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    await restart(souk, SHORT)
+    try:
+        tea = await put_item(rest, 10)
+        request = Request(await put_customer(rest, 100), {tea: 2})
+        relay = souk.proxies["orders", "reservations"]
+        late = relay.keep("Confirm", request.order_id)
+        lost = relay.lose_calls("Release", request.order_id)  # so that the hold expires first
+        assert (await request.place(rest)).status_code == 201
+        await late.there()
+        assert (await rest.post(f"/v1/orders/{request.order_id}/cancel")).status_code == 200
+        await lost.done()
+
+        async def is_expired() -> bool:
+            return state(souk, request.order_id) == "EXPIRED"
+
+        await until(is_expired, "the hold to expire")
+        relay.forget()
+        await settle(souk)  # the Release is sent again, and arrives
+        await late.deliver()
+        assert await on_hand(rest, tea) == (10, 0, 0)
+        await settle(souk)
+    finally:
+        await restart(souk, USUAL)
+
+
+async def test_a_confirm_that_comes_before_its_release_is_undone(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea = await put_item(rest, 10)
+    request = Request(await put_customer(rest, 100), {tea: 2}, redeem_points=7)
+    late = [souk.proxies["orders", to].keep("Confirm", request.order_id) for to in ("reservations", "loyalty")]
+    lost = [souk.proxies["orders", to].keep("Release", request.order_id) for to in ("reservations", "loyalty")]
+    assert (await request.place(rest)).status_code == 201
+    for message in late:
+        await message.there()
+    assert (await rest.post(f"/v1/orders/{request.order_id}/cancel")).status_code == 200
+    for message in lost:
+        await message.there()
+    for message in late:
+        await message.deliver()
+    assert await on_hand(rest, tea) == (8, 0, 2)
+    await settle(souk)  # by the Release, sent again
+    assert await on_hand(rest, tea) == (10, 0, 0)
+    for message in lost:
+        await message.deliver()
+    await settle(souk)
+
+
+async def test_an_order_and_what_must_be_told_of_it_are_written_together_or_not_at_all(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    request = Request(await put_customer(rest, 100), {await put_item(rest, 10): 2})
+
+    def outbox_fails(how: str) -> None:
+        with closing(sqlite3.connect(souk.services["orders"].database, timeout=10)) as connection, connection:
+            connection.execute(how)
+
+    outbox_fails("CREATE TRIGGER no BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'the outbox fails'); END")
+    try:
+        assert (await request.send(rest)).status_code == 503
+        assert rows(souk.services["orders"].database, "SELECT * FROM orders WHERE order_id = ?", request.order_id) == []
+    finally:
+        outbox_fails("DROP TRIGGER no")
+    assert (await request.place(rest)).status_code == 201
+    await reaches(rest, request.order_id, "CONFIRMED")
+    await settle(souk)
+
+
+async def test_a_create_that_comes_late_finds_what_became_of_the_order(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea = await put_item(rest, 10)
+    request = Request(await put_customer(rest, 100), {tea: 2})
+    late = souk.proxies["gateway", "orders"].keep("Create", request.order_id)
+    first = asyncio.create_task(request.send(rest))
+    await late.there()
+    assert (await request.place(rest)).status_code == 201
+    await reaches(rest, request.order_id, "CONFIRMED")
+    assert (await rest.post(f"/v1/orders/{request.order_id}/cancel")).status_code == 200
+    await settle(souk)
+    answer = CreateResponse.parse(await late.deliver())
+    assert answer.order is not None
+    assert (answer.replayed, answer.order.status, answer.order.status_reason) == (
+        True,
+        OrderStatus.CANCELLED,
+        "CUSTOMER",
+    )
+    await settle(souk)
+    order = (await rest.get(f"/v1/orders/{request.order_id}")).json()
+    assert (order["status"], order["status_reason"]) == ("CANCELLED", "CUSTOMER")
+    assert await on_hand(rest, tea) == (10, 0, 0)
+    assert (await first).status_code == 503
+
+
+async def test_a_create_that_comes_after_a_refusal_takes_no_order(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea = await put_item(rest, 10)
+    request = Request(await put_customer(rest, 100), {tea: 2}, redeem_points=50)
+    # The first attempt holds everything, and its Create is late; meanwhile the holds are gone, and a second is refused.
+    await restart(souk, SHORT)
+    try:
+        late = souk.proxies["gateway", "orders"].keep("Create", request.order_id)
+        first = asyncio.create_task(request.send(rest))
+        await late.there()
+
+        async def is_expired() -> bool:
+            return state(souk, request.order_id) == "EXPIRED"
+
+        await until(is_expired, "the hold to expire")
+        await rest.put(f"/v1/items/{tea}", json={"name": "Tea", "unit_price": 450, "on_hand": 1})
+        answer = await request.place(rest)
+        assert (answer.status_code, answer.json()["type"]) == (409, "/problems/out-of-stock")
+        await late.deliver()
+        assert await status_of(rest, request.order_id) == ""
+        await settle(souk)
+        assert (await first).status_code == 503
+    finally:
+        await restart(souk, USUAL)
+
+
+async def test_a_gateway_that_gives_up_leaves_the_order_to_orders(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea = await put_item(rest, 10)
+    request = Request(await put_customer(rest, 100), {tea: 2})
+    late = souk.proxies["orders", "reservations"].keep("Confirm", request.order_id)
+    souk.proxies["gateway", "orders"].lose_answer("Create", request.order_id)
+    assert (await request.send(rest)).status_code == 503
+    await late.there()
+    assert state(souk, request.order_id) == "HELD"
+    await late.deliver()
+    await reaches(rest, request.order_id, "CONFIRMED")
+    assert await on_hand(rest, tea) == (8, 0, 2)
+    answer = await request.place(rest)
+    assert (answer.status_code, answer.headers["idempotency-replayed"]) == (201, "true")
+    await settle(souk)
+
+
+async def test_a_retry_joins_the_hold_of_an_attempt_that_gave_up(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea = await put_item(rest, 2)
+    request = Request(await put_customer(rest, 100), {tea: 2}, redeem_points=100)
+    for edge, method in ((("gateway", "reservations"), "Reserve"), (("gateway", "loyalty"), "Hold")):
+        souk.proxies[edge].lose_answer(method, request.order_id)
+        assert (await request.send(rest)).status_code == 503
+    souk.proxies["gateway", "orders"].lose_call("Create", request.order_id)
+    assert (await request.send(rest)).status_code == 503
+    assert state(souk, request.order_id) == "HELD"
+    assert (await request.place(rest)).status_code == 201
+    await settle(souk)
+    assert await on_hand(rest, tea) == (0, 0, 2)
+
+
+async def test_a_refusal_that_was_answered_stands_after_a_restock(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea = await put_item(rest, 1)
+    request = Request(await put_customer(rest, 100), {tea: 2})
+    first = await request.place(rest)
+    assert (first.status_code, first.json()["type"]) == (409, "/problems/out-of-stock")
+    await rest.post(f"/v1/items/{tea}/restock", json={"quantity": 5})
+    again = await request.place(rest)
+    assert (again.status_code, again.json()) == (409, first.json())
+    await settle(souk)
+    assert await on_hand(rest, tea) == (6, 0, 0)
+
+
+async def test_an_order_whose_goods_went_to_others_is_cancelled_and_its_points_come_back(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    await restart(souk, SHORT)
+    try:
+        tea, customer = await put_item(rest, 2), await put_customer(rest, 100)
+        request = Request(customer, {tea: 2}, redeem_points=100)
+        kept = souk.proxies["orders", "reservations"].keep("Confirm", request.order_id)
+        assert (await request.place(rest)).status_code == 201
+        await kept.there()
+
+        async def is_expired() -> bool:
+            return state(souk, request.order_id) != "HELD"
+
+        souk.services["orders"].kill()
+        await until(is_expired, "the hold to expire")
+        assert (await rest.put(f"/v1/items/{tea}", json={"name": "Tea", "unit_price": 1, "on_hand": 1})).is_success
+        await souk.services["orders"].start()
+        await reaches(rest, request.order_id, "CANCELLED")
+        await settle(souk)
+        assert (await rest.get(f"/v1/customers/{customer}")).json()["points"] == 100
+        answer = await request.place(rest)
+        assert (answer.status_code, answer.json()["status_reason"]) == (201, "OUT_OF_STOCK")
+    finally:
+        await restart(souk, USUAL)
