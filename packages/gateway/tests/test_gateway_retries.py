@@ -127,7 +127,7 @@ async def test_an_attempt_that_hangs_leaves_time_for_another(channel: grpc.aio.C
 
     shop.reservations.faults.gates["list_items"] = opened
     freed = asyncio.create_task(hang_once())
-    page = await client_of(channel).list_items(LIST, Exchange(30))
+    page = await client_of(channel).list_items(LIST, Exchange(10))
     assert [item.sku for item in page.items] == ["demo", "tea"]
     assert shop.reservations.faults.calls == ["list_items"] * 2
     await freed
