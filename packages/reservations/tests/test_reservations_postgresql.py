@@ -68,6 +68,13 @@ async def test_processes_that_want_the_same_items_in_any_order_never_lock_each_o
     for start in range(0, len(jobs), 20):
         await asyncio.gather(*(use(*job) for job in jobs[start : start + 20]))
 
+    for _ in range(30):  # what is not there yet is not locked, and two who insert it wait for each other, too
+        new = [new_id() for _ in range(20)]
+        await asyncio.gather(
+            opened[0].execute([Release(each) for each in new]),
+            opened[1].execute([Release(each) for each in reversed(new)]),
+        )
+
     held, sold = Counter[str](), Counter[str]()
     for reservation in await opened[0]._read(_all_reservations):
         counted = {State.HELD: held, State.CONFIRMED: sold}.get(reservation.state, Counter())

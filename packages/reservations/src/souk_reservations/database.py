@@ -74,6 +74,7 @@ class Database:
                 parsed, connect_args=connect, isolation_level="READ COMMITTED", pool_pre_ping=True
             )
             event.listen(self.engine, "connect", _configure_postgresql)
+            logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what it raises as well
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
