@@ -16,7 +16,7 @@ from souk_orders.book import Participant
 from souk_orders.database import Database
 from souk_orders.domain import Decided, Order, Refusal, Status, StorageUnavailable, Terms
 from souk_orders.migrate import migrate
-from souk_orders.relay import OutboxRelay
+from souk_orders.relay import OutboxRelay, Reply
 from souk_orders.service import Answered, Cancel, Command, Complete, Create, Lease, Refuse
 from souk_orders.storage import SqlStorage
 
@@ -41,16 +41,17 @@ class CountingParticipant:
         self.under_way: set[str] = set()
         self.twice_at_once: list[str] = []
 
-    async def confirm(self, order: Order) -> None:
-        await self.release(order.order_id)
+    async def confirm(self, order: Order) -> Reply:
+        return await self.release(order.order_id)
 
-    async def release(self, order_id: str) -> None:
+    async def release(self, order_id: str) -> Reply:
         if order_id in self.under_way:
             self.twice_at_once.append(order_id)
         self.under_way.add(order_id)
         await asyncio.sleep(0)
         self.under_way.discard(order_id)
         self.told[order_id] += 1
+        return Reply(None, "")
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ history = Table(
     "history",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    Column("order_id", String(36), ForeignKey("orders.order_id"), nullable=False),
+    Column("order_id", _BY_BYTES, ForeignKey("orders.order_id"), nullable=False),
     Column("step", String(32), nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Column("served_by", Text, nullable=False),

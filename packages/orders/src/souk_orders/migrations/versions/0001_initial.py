@@ -54,7 +54,7 @@ def upgrade() -> None:
     op.create_table(
         "history",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-        sa.Column("order_id", sa.String(36), sa.ForeignKey("orders.order_id"), nullable=False),
+        sa.Column("order_id", _BY_BYTES, sa.ForeignKey("orders.order_id"), nullable=False),
         sa.Column("step", sa.String(32), nullable=False),
         sa.Column("at_us", sa.BigInteger, nullable=False),
         sa.Column("served_by", sa.Text, nullable=False),
