@@ -74,5 +74,5 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest.fixture
 def rest(deployment: Deployment) -> Iterator[httpx.Client]:
     """A client of the deployment's REST interface."""
-    with httpx.Client(base_url=deployment.url, timeout=30) as client:
+    with httpx.Client(base_url=deployment.url, timeout=30, limits=httpx.Limits(max_connections=None)) as client:
         yield client

@@ -29,7 +29,7 @@ class Deployment(Protocol):
         """Stops it as a person would; the data stay."""
 
     def kill(self, service: str) -> None:
-        """Kills one service as a crash would."""
+        """Takes one service away: killed, or stopped where whoever watches over it would start it again at once."""
 
     def revive(self, service: str) -> None:
         """Starts a service that was killed, and nothing else."""

@@ -168,7 +168,7 @@ def test_of_two_hundred_at_once_exactly_fifty_get_the_fifty_pieces(deployment: D
         answer = order(rest, customer, {tea: 1})
         return answer.status_code, str(answer.json().get("id", answer.json().get("type")))
 
-    with ThreadPoolExecutor(32) as clients:
+    with ThreadPoolExecutor(200) as clients:
         answers = list(clients.map(one, range(200)))
     codes = [code for code, _ in answers]
     assert (codes.count(201), codes.count(409)) == (50, 150), answers

@@ -15,10 +15,13 @@ def unary(
     method: Callable[[Request], Awaitable[Response]],
     decode: Callable[[bytes], Request],
     encode: Callable[[Response], bytes],
-) -> grpc.RpcMethodHandler[Request, Response]:
-    """A handler for a method that needs the request only: what else a call carries is the server's business."""
+) -> grpc.RpcMethodHandler[Request, bytes]:
+    """A handler for a method that needs the request only: what else a call carries is the server's business.
 
-    async def call(request: Request, _context: grpc.aio.ServicerContext[Any, Any]) -> Response:
-        return await method(request)
+    It encodes the answer itself, so that one which cannot be encoded fails as any other mistake does.
+    """
 
-    return grpc.unary_unary_rpc_method_handler(call, decode, encode)
+    async def call(request: Request, _context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        return encode(await method(request))
+
+    return grpc.unary_unary_rpc_method_handler(call, decode, None)

@@ -110,7 +110,8 @@ class GrpcServer:
         except TimeoutError:
             serving = False
         except Exception:  # whatever it is, a service that cannot tell is not serving
-            log.exception("cannot tell whether %s is ready", self._settings.service)
+            if self._serving or self._watch is None:  # once for an outage
+                log.exception("cannot tell whether %s is ready", self._settings.service)
             serving = False
         if serving != self._serving or self._watch is None:
             self._serving = serving

@@ -235,3 +235,19 @@ async def test_a_method_that_is_not_served_is_told_those_that_are(
 
 async def test_a_strange_host_is_no_matter(client: httpx.AsyncClient) -> None:
     await refused(await client.get("/nowhere", headers={"Host": "["}), 404, "not-found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/order?name=test"),
+        ("POST", "/v1/orders/5f0c8a9e-0000-4000-8000-000000000001/cancel"),
+        ("GET", "/v1/items"),
+        ("PUT", "/v1/customers/c-1"),
+    ],
+)
+async def test_a_body_that_is_too_large_is_refused_also_where_none_is_read(
+    client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    answer = await client.request(method, path, content=b" " * 70_000)
+    assert "65536 bytes" in await refused(answer, 413, "body-too-large")

@@ -69,6 +69,7 @@ def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
     [
         ("SOUK_HOLD_TTL_S", "soon", "SOUK_HOLD_TTL_S is 'soon'; it must be a number"),
         ("SOUK_LOYALTY_HOLD_TTL_S", "0", "is '0.0'; it must be above 0 and at most a day, in seconds"),
+        ("SOUK_LOYALTY_ADDRESS", "127.0.0.1:99999", "it must be host:port, such as 127.0.0.1:50051"),
         ("SOUK_LOG_LEVEL", "loud", "it must be debug, info, warning or error"),
     ],
 )

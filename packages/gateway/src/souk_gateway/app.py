@@ -25,7 +25,7 @@ from souk_gateway.errors import Rejected, Unavailable
 from souk_gateway.exchange import Exchange
 from souk_gateway.pages import Status, static_routes
 from souk_gateway.problems import TABLE, kind_of, problem
-from souk_gateway.reading import path_of
+from souk_gateway.reading import BODY, path_of, received
 from souk_gateway.routes import Resources, exchange_of
 from souk_gateway.saga import Saga
 from souk_gateway.settings import Settings
@@ -101,6 +101,23 @@ class UnexpectedErrors:
             await response(scope, receive, send)
 
 
+class WholeBody:
+    """Takes in a request's body before anything else does, also where nobody asks for it: none is left unread."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                scope[BODY] = await received(receive)
+            except Rejected as error:
+                answer = await _rejected(Request(scope), error)
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 def application(
     orders: OrdersClient,
     reservations: ReservationsClient,
@@ -127,7 +144,7 @@ def application(
                 ),
             )
         )
-    middleware.append(Middleware(UnexpectedErrors))
+    middleware += [Middleware(UnexpectedErrors), Middleware(WholeBody)]
     app = Starlette(
         routes=[
             *Resources(saga, orders, reservations, loyalty).routes(),

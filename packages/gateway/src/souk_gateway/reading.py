@@ -5,12 +5,11 @@ Everything here raises `Rejected` with a sentence about what to mend.
 
 import re
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Scope
+from starlette.requests import Request
+from starlette.types import Receive, Scope
 
 from souk_gateway.errors import Rejected, invalid
 from souk_gateway.models import ID, ID_PATTERN, ID_WANTED, NAME_PATTERN, NAME_WANTED
@@ -18,8 +17,8 @@ from souk_gateway.models import ID, ID_PATTERN, ID_WANTED, NAME_PATTERN, NAME_WA
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 64 * 1024
-# A client that is still sending would not read the answer; but there is an end to patience.
-_MAX_DRAINED_BYTES = 16 * 1024 * 1024
+BODY = "souk.body"
+"""Where a request's scope holds its whole body."""
 MAX_PAGE_SIZE = 500
 MAX_WAIT_S = 5
 """Less than a gateway that shuts down gives to the requests that run."""
@@ -47,17 +46,16 @@ def path_of(scope: Scope) -> str:
     return raw_path.decode("ascii", "backslashreplace")
 
 
-async def body(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
-    """The body, as the decoder's type."""
+def body(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body, which `received` has read, as the decoder's type."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise Rejected(
             "UNSUPPORTED_MEDIA_TYPE",
             f"the body's Content-Type is {content_type!r}; send JSON, with Content-Type: application/json",
         )
-    data = await _bytes(request)
     try:
-        return decoder.decode(data)
+        return decoder.decode(request.scope[BODY])
     except msgspec.ValidationError as error:
         raise _explained(str(error)) from None
     except msgspec.DecodeError as error:
@@ -66,20 +64,20 @@ async def body(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
         raise invalid("", "the body is not UTF-8") from None
 
 
-async def _bytes(request: Request) -> bytes:
-    data = bytearray()
-    received = 0
-    try:
-        async with aclosing(request.stream()) as chunks:
-            async for chunk in chunks:
-                received += len(chunk)
-                if received <= MAX_BODY_BYTES:
-                    data += chunk
-                elif received > _MAX_DRAINED_BYTES:
-                    break
-    except ClientDisconnect:
-        raise invalid("", "the connection ended before the body did") from None
-    if received > MAX_BODY_BYTES:
+async def received(receive: Receive) -> bytes:
+    """A request's whole body. One that is too large is read to its end all the same: whoever sends would not hear the
+    answer before that, and what is left unread would keep the connection."""
+    data, size, more = bytearray(), 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise invalid("", "the connection ended before the body did")
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size <= MAX_BODY_BYTES:
+            data += chunk
+        more = message.get("more_body", False)
+    if size > MAX_BODY_BYTES:
         raise Rejected("BODY_TOO_LARGE", f"the body has more than {MAX_BODY_BYTES} bytes; send less at a time")
     return bytes(data)
 

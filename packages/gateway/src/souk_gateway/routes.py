@@ -100,7 +100,7 @@ class Resources:
 
     async def place_order(self, request: Request) -> Response:
         key, wait_s = reading.idempotency_key(request), reading.preferred_wait_s(request)
-        wanted = await reading.body(request, _order_decoder)
+        wanted = reading.body(request, _order_decoder)
         exchange = exchange_of(request)
         decision = await self._saga.place(wanted, key, exchange)
         outcome = decision.outcome
@@ -169,7 +169,7 @@ class Resources:
 
     async def put_item(self, request: Request) -> Response:
         sku = reading.identifier(request, "sku")
-        wanted = await reading.body(request, _item_decoder)
+        wanted = reading.body(request, _item_decoder)
         item = await self._reservations.put_item(
             PutItemRequest(sku=sku, name=wanted.name, unit_price=wanted.unit_price, on_hand=wanted.on_hand),
             exchange_of(request),
@@ -178,7 +178,7 @@ class Resources:
 
     async def restock_item(self, request: Request) -> Response:
         sku = reading.identifier(request, "sku")
-        wanted = await reading.body(request, _restock_decoder)
+        wanted = reading.body(request, _restock_decoder)
         item = await self._reservations.restock_item(
             RestockItemRequest(sku=sku, quantity=wanted.quantity), exchange_of(request)
         )
@@ -198,7 +198,7 @@ class Resources:
 
     async def put_customer(self, request: Request) -> Response:
         customer_id = reading.identifier(request, "id")
-        wanted = await reading.body(request, _customer_decoder)
+        wanted = reading.body(request, _customer_decoder)
         account = await self._loyalty.put_account(
             PutAccountRequest(customer_id=customer_id, name=wanted.name, tier=TIERS[wanted.tier], points=wanted.points),
             exchange_of(request),

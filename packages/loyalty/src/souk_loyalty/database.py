@@ -157,7 +157,7 @@ def _parsed(url: str) -> URL:
         backend = parsed.drivername.partition("+")[0]
     if backend in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
-    if backend == "sqlite":
+    if backend == "sqlite" and parsed.database:  # not one in memory, which no other connection would see
         return parsed.set(drivername="sqlite")
     # Not the URL itself: it may hold a password.
     raise BadSetting("DATABASE_URL must be sqlite:///path or postgresql://user:password@host/database")

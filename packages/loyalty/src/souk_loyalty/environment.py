@@ -44,6 +44,12 @@ def require(condition: bool, name: str, value: object, wanted: str) -> None:
         raise ValueError(f"{name} is '{value}'; it must be {wanted}")
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is `host:port`, with a port that there is."""
+    host, _, port = text.rpartition(":")
+    return bool(host) and " " not in text and port.isascii() and port.isdigit() and int(port) < 2**16
+
+
 _PARSERS: dict[object, Any] = {
     str: str,
     int: int,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from souk_loyalty.environment import require
+from souk_loyalty.environment import is_address, require
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Settings:
     log_level: str = "info"
 
     def __post_init__(self) -> None:
+        require(is_address(self.address), "address", self.address, "host:port, such as 127.0.0.1:50051")
         require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "above 0 and at most a day, in seconds")
         period = self.janitor_period_s
         require(0 < period <= 3600, "janitor_period_s", period, "above 0 and at most an hour, in seconds")

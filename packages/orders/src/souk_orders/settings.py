@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from souk_orders.environment import require
+from souk_orders.environment import is_address, require
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Settings:
     log_level: str = "info"
 
     def __post_init__(self) -> None:
+        require(is_address(self.address), "address", self.address, "host:port, such as 127.0.0.1:50051")
         for name in ("reservations_target", "loyalty_target"):
             target = getattr(self, name)
             require(":" in target and " " not in target, name, target, "host:port, or a gRPC name with its scheme")

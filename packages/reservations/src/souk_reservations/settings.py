@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from souk_reservations.environment import require
+from souk_reservations.environment import is_address, require
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Settings:
     log_level: str = "info"
 
     def __post_init__(self) -> None:
+        require(is_address(self.address), "address", self.address, "host:port, such as 127.0.0.1:50051")
         currency = re.fullmatch(r"[A-Z]{3}", self.currency)
         require(currency is not None, "currency", self.currency, "an ISO 4217 code, such as EUR")
         require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "above 0 and at most a day, in seconds")

@@ -62,8 +62,8 @@ items = Table(
     Column("sku", _BY_BYTES, primary_key=True),
     Column("name", String(200), nullable=False),
     Column("unit_price", BigInteger, nullable=False),
-    Column("on_hand", Integer, nullable=False),
-    Column("held", Integer, nullable=False),
+    Column("on_hand", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
     Column("sold", BigInteger, nullable=False),
     CheckConstraint("0 <= held AND held <= on_hand", name="held_is_on_hand"),
 )
@@ -85,7 +85,7 @@ journal = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("sku", String(64), nullable=False),
-    Column("pieces", Integer, nullable=False),
+    Column("pieces", BigInteger, nullable=False),
     Column("at_us", BigInteger, nullable=False),
 )
 

@@ -19,8 +19,8 @@ def upgrade() -> None:
         sa.Column("sku", _BY_BYTES, primary_key=True),
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("unit_price", sa.BigInteger, nullable=False),
-        sa.Column("on_hand", sa.Integer, nullable=False),
-        sa.Column("held", sa.Integer, nullable=False),
+        sa.Column("on_hand", sa.BigInteger, nullable=False),
+        sa.Column("held", sa.BigInteger, nullable=False),
         sa.Column("sold", sa.BigInteger, nullable=False),
         sa.CheckConstraint("0 <= held AND held <= on_hand", name="held_is_on_hand"),
     )
@@ -43,7 +43,7 @@ def upgrade() -> None:
         "journal",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("sku", sa.String(64), nullable=False),
-        sa.Column("pieces", sa.Integer, nullable=False),
+        sa.Column("pieces", sa.BigInteger, nullable=False),
         sa.Column("at_us", sa.BigInteger, nullable=False),
     )
     support = op.create_table(
