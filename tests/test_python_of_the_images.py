@@ -8,6 +8,7 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.containers
+@pytest.mark.timeout(1200)  # all of the packages' tests are in it
 def test_the_packages_pass_their_tests_on_debians_python() -> None:
     build = ["docker", "build", "--quiet", "--file", "tests/debian/Dockerfile", "."]
     image = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
