@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -47,7 +48,8 @@ class PostgreSQL:
         main = int((self._data / "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         for process in (main, *map(int, children)):
-            os.kill(process, number)
+            with suppress(ProcessLookupError):  # one that served a client may have ended meanwhile
+                os.kill(process, number)
 
     def destroy(self) -> None:
         """Ends it, where it runs, and deletes its data."""

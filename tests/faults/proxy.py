@@ -138,6 +138,12 @@ class GrpcProxy(grpc.GenericRpcHandler):
         plan.stays = True
         return plan
 
+    def lose_answers(self, method: str, order_id: str = "") -> Plan:
+        """Lets every call through, and cuts off its answer, until `forget`."""
+        plan = self.lose_answer(method, order_id)
+        plan.stays = True
+        return plan
+
     def keep(self, method: str, order_id: str = "") -> Kept:
         """Keeps the next call back."""
         kept = Kept(method, order_id)
