@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -282,9 +283,9 @@ def test_a_url_of_another_kind_is_told_without_the_password(url: str) -> None:
     assert "sesame" not in str(caught.value)
 
 
-def test_a_service_on_sqlite_does_not_load_the_driver() -> None:
+def test_a_service_on_sqlite_does_not_load_the_driver(tmp_path: Path) -> None:
     code = (
-        "import sys; from souk_reservations.database import Database; Database('sqlite://').read().__enter__(); "
+        "import sys; from souk_reservations.database import Database; Database('sqlite:///s.db').read().__enter__(); "
         "sys.exit('psycopg' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
