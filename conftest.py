@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,6 +15,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+_AS_USER = """
+import os, sys
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[1]))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Not by `subprocess`, which would have to fork for that, and gRPC's threads do not survive a fork."""
 
 
 class PostgreSQL:
@@ -39,9 +49,9 @@ class PostgreSQL:
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         self._run("pg_ctl", "start", "--wait", f"--log={self._folder}/log", f"--options={options}")
 
-    def stop(self) -> None:
-        """Ends it, and with it every connection."""
-        self._run("pg_ctl", "stop", "--wait", "--mode=fast")
+    def stop(self, mode: str = "fast") -> None:
+        """Ends it, and with it every connection; `immediate` is as a crash, and recovered from at the start."""
+        self._run("pg_ctl", "stop", "--wait", f"--mode={mode}")
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to all its processes, as SIGSTOP to one that hangs."""
@@ -54,7 +64,7 @@ class PostgreSQL:
     def destroy(self) -> None:
         """Ends it, where it runs, and deletes its data."""
         if (self._data / "postmaster.pid").exists():
-            self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
+            self.stop("immediate")
         shutil.rmtree(self._folder)
 
     def url(self, database: str) -> str:
@@ -83,16 +93,22 @@ class PostgreSQL:
         assert package is not None
         assert package.origin is not None
         with (self._folder / "output").open("w+") as output:
-            done = subprocess.run(
-                [Path(package.origin).parent / "pginstall18/bin" / program, f"--pgdata={self._data}", *arguments],
-                cwd=self._folder,
-                stdout=output,
-                stderr=output,
-                user=self._user and self._user.pw_uid,
-                group=self._user and self._user.pw_gid,
-                extra_groups=None if self._user is None else [],
-                check=False,
-            )
+            command: list[str | Path] = [
+                Path(package.origin).parent / "pginstall18/bin" / program,
+                f"--pgdata={self._data}",
+                *arguments,
+            ]
+            if self._user is not None:
+                command = [
+                    sys.executable,
+                    "-I",
+                    "-c",
+                    _AS_USER,
+                    str(self._user.pw_uid),
+                    str(self._user.pw_gid),
+                    *command,
+                ]
+            done = subprocess.run(command, cwd=self._folder, stdout=output, stderr=output, check=False)
             output.seek(0)
             assert done.returncode == 0, output.read()
 

@@ -130,8 +130,10 @@ class _Compose:
 
     file: str
 
-    def __init__(self, root: Path, folder: Path) -> None:
+    def __init__(self, root: Path, folder: Path, *overrides: str) -> None:
+        """`overrides` are compose files that go on top of the deployment's own."""
         self._root = root
+        self._overrides = overrides
         self._project = f"souk-test-{uuid4().hex[:8]}"
         self._port = free_port(2)
         self.url = f"http://127.0.0.1:{self._port}"
@@ -142,9 +144,14 @@ class _Compose:
             "POSTGRES_IMAGE": POSTGRES_IMAGE,
         }
 
+    @property
+    def network(self) -> str:
+        """The one over which the services call each other."""
+        return f"{self._project}_internal"
+
     def compose(self, *arguments: str) -> str:
         """Runs a Compose command on the project; gives what it printed."""
-        files = ["-f", f"compose/{self.file}"]
+        files = [word for file in (f"compose/{self.file}", *self._overrides) for word in ("-f", file)]
         done = subprocess.run(
             ["docker", "compose", "-p", self._project, *files, *arguments],
             cwd=self._root,

@@ -22,10 +22,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
+def on(*backends: str) -> pytest.MarkDecorator:
+    """On which databases the tests of a module run."""
+    return pytest.mark.parametrize("module_souk", backends, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-async def module_souk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Souk[GrpcProxy]]:
+async def module_souk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Souk[GrpcProxy]]:
+    server = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
+    folder = tmp_path_factory.mktemp("souk")
     # A call of the relay that is lost for good is given up sooner than by default.
-    souk = Souk(tmp_path_factory.mktemp("souk"), GrpcProxy, SOUK_RELAY_TIMEOUT_S="0.5")
+    souk = Souk(folder, GrpcProxy, postgresql=server, SOUK_RELAY_TIMEOUT_S="0.5")
     try:
         await souk.start()
         yield souk

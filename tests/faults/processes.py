@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +11,8 @@ import grpc
 import httpx
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from tests.faults.forked import FORKS, serve
 
 _POLL_S = 0.03
 
@@ -28,26 +28,26 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: fl
 
 
 class Service:
-    """`python -m souk_<name> serve` on a fixed port, so that it can come back to where it was."""
+    """A service's process on a fixed port, so that it can come back to where it was."""
 
-    def __init__(self, name: str, port: int, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, name: str, port: int, environment: Mapping[str, str], folder: Path, database_url: str | None = None
+    ) -> None:
+        """`environment` is added to that of the tests; the database is a file in `folder`, where none is named."""
         self.name = name
         self.address = f"127.0.0.1:{port}"
-        self.log = folder / f"{name}.log"
+        self.log = folder / f"{name}-{port}.log"
+        self.database_url = database_url or f"sqlite:///{folder / name}.db"
         self._environment = dict(environment)
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ForkServerProcess | None = None
 
     @property
     def pid(self) -> int:
         """The running process."""
         assert self._process is not None
+        assert self._process.pid is not None
         return self._process.pid
-
-    @property
-    def database(self) -> Path:
-        """Its SQLite file."""
-        return self._folder / f"{self.name}.db"
 
     def spawn(self, **settings: str) -> None:
         """Starts the process, and does not wait for it. `settings` hold from now on."""
@@ -56,18 +56,12 @@ class Service:
         prefix = f"SOUK_{self.name.upper()}"
         environment = {
             **os.environ,
-            f"{prefix}_DATABASE_URL": f"sqlite:///{self.database}",
             **self._environment,
+            f"{prefix}_DATABASE_URL": self.database_url,
             f"{prefix}_ADDRESS": self.address,
         }
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", f"souk_{self.name}", "serve"],
-                cwd=self._folder,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self._process = FORKS.Process(target=serve, args=(self.name, environment, str(self._folder), str(self.log)))
+        self._process.start()
 
     async def start(self, **settings: str) -> None:
         """Starts the process, and returns once it serves."""
@@ -87,18 +81,15 @@ class Service:
         """SIGKILL, as a crash would; returns when the process is gone."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.join()
             self._process = None
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL for what does not end by that."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.to_thread(self._process.wait, 20)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        """SIGTERM; it must end by itself, and well."""
+        assert self._process is not None
+        self._process.terminate()
+        await asyncio.to_thread(self._process.join, 30)
+        assert self._process.exitcode == 0, f"{self.name} was told to stop: exit code {self._process.exitcode}"
         self._process = None
 
     def copy_log(self, to: IO[str]) -> None:
@@ -108,7 +99,7 @@ class Service:
 
     async def _is_serving(self) -> bool:
         assert self._process is not None
-        if (code := self._process.poll()) is not None:
+        if (code := self._process.exitcode) is not None:
             raise RuntimeError(f"{self.name} ended with code {code}; its log, {self.log}, says why")
         if self.name == "gateway":
             try:

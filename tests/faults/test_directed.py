@@ -2,16 +2,20 @@
 
 import asyncio
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import httpx
+import psycopg
 
 from souk_contracts.orders.v1 import CreateResponse, OrderStatus
-from tests.faults.audit import rows, settle
+from tests.faults.conftest import on
 from tests.faults.processes import until
 from tests.faults.proxy import GrpcProxy
 from tests.faults.shopping import Request, put_customer, put_item, status_of
 from tests.faults.souk import Souk
+
+pytestmark = on("sqlite", "postgresql")
 
 SHORT = {"SOUK_HOLD_TTL_S": "1", "SOUK_JANITOR_PERIOD_S": "0.1", "SOUK_HOLD_MARGIN_S": "0"}
 USUAL = {"SOUK_HOLD_TTL_S": "60", "SOUK_JANITOR_PERIOD_S": "1", "SOUK_HOLD_MARGIN_S": "10"}
@@ -30,8 +34,8 @@ async def reaches(rest: httpx.AsyncClient, order_id: str, status: str) -> None:
 
 def state(souk: Souk[GrpcProxy], order_id: str) -> str:
     """Of the order's reservation."""
-    query = "SELECT state FROM reservations WHERE order_id = ?"
-    return "".join(row["state"] for row in rows(souk.folder / "reservations.db", query, order_id))
+    query = "SELECT state FROM reservations WHERE order_id = :id"
+    return "".join(row.state for row in souk.rows("reservations", query, id=order_id))
 
 
 async def on_hand(rest: httpx.AsyncClient, sku: str) -> tuple[int, int, int]:
@@ -59,10 +63,10 @@ async def test_a_confirm_that_comes_after_its_release_finds_the_door_shut(
 
         await until(is_expired, "the hold to expire")
         relay.forget()
-        await settle(souk)  # the Release is sent again, and arrives
+        await souk.settle()  # the Release is sent again, and arrives
         await late.deliver()
         assert await on_hand(rest, tea) == (10, 0, 0)
-        await settle(souk)
+        await souk.settle()
     finally:
         await restart(souk, USUAL)
 
@@ -83,11 +87,37 @@ async def test_a_confirm_that_comes_before_its_release_is_undone(
     for message in late:
         await message.deliver()
     assert await on_hand(rest, tea) == (8, 0, 2)
-    await settle(souk)  # by the Release, sent again
+    await souk.settle()  # by the Release, sent again
     assert await on_hand(rest, tea) == (10, 0, 0)
     for message in lost:
         await message.deliver()
-    await settle(souk)
+    await souk.settle()
+
+
+FAILS = {
+    "sqlite": "CREATE TRIGGER fails BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'it fails'); END",
+    "postgresql": """
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql
+            AS $$ BEGIN RAISE EXCEPTION 'it fails' USING ERRCODE = 'disk_full'; END $$;
+        CREATE TRIGGER fails BEFORE INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION fail()""",
+}
+HEAL = {"sqlite": "DROP TRIGGER fails", "postgresql": "DROP FUNCTION fail CASCADE"}
+
+
+@contextmanager
+def outbox_failing(url: str) -> Iterator[None]:
+    """Nothing can be written into the outbox, and only there."""
+    backend, _, path = url.partition(":///")
+    backend = backend.partition(":")[0]
+    opened = sqlite3.connect(path, timeout=10) if backend == "sqlite" else psycopg.connect(url)
+    with closing(opened) as connection:
+        connection.execute(FAILS[backend])
+        connection.commit()
+        try:
+            yield
+        finally:
+            connection.execute(HEAL[backend])
+            connection.commit()
 
 
 async def test_an_order_and_what_must_be_told_of_it_are_written_together_or_not_at_all(
@@ -95,19 +125,12 @@ async def test_an_order_and_what_must_be_told_of_it_are_written_together_or_not_
 ) -> None:
     request = Request(await put_customer(rest, 100), {await put_item(rest, 10): 2})
 
-    def outbox_fails(how: str) -> None:
-        with closing(sqlite3.connect(souk.services["orders"].database, timeout=10)) as connection, connection:
-            connection.execute(how)
-
-    outbox_fails("CREATE TRIGGER no BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'the outbox fails'); END")
-    try:
+    with outbox_failing(souk.services["orders"].database_url):
         assert (await request.send(rest)).status_code == 503
-        assert rows(souk.services["orders"].database, "SELECT * FROM orders WHERE order_id = ?", request.order_id) == []
-    finally:
-        outbox_fails("DROP TRIGGER no")
+        assert not souk.rows("orders", "SELECT 1 FROM orders WHERE order_id = :id", id=request.order_id)
     assert (await request.place(rest)).status_code == 201
     await reaches(rest, request.order_id, "CONFIRMED")
-    await settle(souk)
+    await souk.settle()
 
 
 async def test_a_create_that_comes_late_finds_what_became_of_the_order(
@@ -121,7 +144,7 @@ async def test_a_create_that_comes_late_finds_what_became_of_the_order(
     assert (await request.place(rest)).status_code == 201
     await reaches(rest, request.order_id, "CONFIRMED")
     assert (await rest.post(f"/v1/orders/{request.order_id}/cancel")).status_code == 200
-    await settle(souk)
+    await souk.settle()
     answer = CreateResponse.parse(await late.deliver())
     assert answer.order is not None
     assert (answer.replayed, answer.order.status, answer.order.status_reason) == (
@@ -129,7 +152,7 @@ async def test_a_create_that_comes_late_finds_what_became_of_the_order(
         OrderStatus.CANCELLED,
         "CUSTOMER",
     )
-    await settle(souk)
+    await souk.settle()
     order = (await rest.get(f"/v1/orders/{request.order_id}")).json()
     assert (order["status"], order["status_reason"]) == ("CANCELLED", "CUSTOMER")
     assert await on_hand(rest, tea) == (10, 0, 0)
@@ -157,7 +180,7 @@ async def test_a_create_that_comes_after_a_refusal_takes_no_order(
         assert (answer.status_code, answer.json()["type"]) == (409, "/problems/out-of-stock")
         await late.deliver()
         assert await status_of(rest, request.order_id) == ""
-        await settle(souk)
+        await souk.settle()
         assert (await first).status_code in (409, 503)  # the gateway asked again, after the refusal or before it
     finally:
         await restart(souk, USUAL)
@@ -179,7 +202,7 @@ async def test_a_gateway_that_gives_up_leaves_the_order_to_orders(
     assert await on_hand(rest, tea) == (8, 0, 2)
     answer = await request.place(rest)
     assert (answer.status_code, answer.headers["idempotency-replayed"]) == (201, "true")
-    await settle(souk)
+    await souk.settle()
 
 
 async def test_a_retry_joins_the_hold_of_an_attempt_that_gave_up(
@@ -196,7 +219,7 @@ async def test_a_retry_joins_the_hold_of_an_attempt_that_gave_up(
     souk.proxies["gateway", "orders"].forget()
     assert state(souk, request.order_id) == "HELD"
     assert (await request.place(rest)).status_code == 201
-    await settle(souk)
+    await souk.settle()
     assert await on_hand(rest, tea) == (0, 0, 2)
 
 
@@ -210,7 +233,7 @@ async def test_a_refusal_that_was_answered_stands_after_a_restock(
     await rest.post(f"/v1/items/{tea}/restock", json={"quantity": 5})
     again = await request.place(rest)
     assert (again.status_code, again.json()) == (409, first.json())
-    await settle(souk)
+    await souk.settle()
     assert await on_hand(rest, tea) == (6, 0, 0)
 
 
@@ -233,7 +256,7 @@ async def test_an_order_whose_goods_went_to_others_is_cancelled_and_its_points_c
         assert (await rest.put(f"/v1/items/{tea}", json={"name": "Tea", "unit_price": 1, "on_hand": 1})).is_success
         await souk.services["orders"].start()
         await reaches(rest, request.order_id, "CANCELLED")
-        await settle(souk)
+        await souk.settle()
         assert (await rest.get(f"/v1/customers/{customer}")).json()["points"] == 100
         answer = await request.place(rest)
         assert (answer.status_code, answer.json()["status_reason"]) == (201, "OUT_OF_STOCK")

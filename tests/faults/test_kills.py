@@ -7,12 +7,13 @@ import httpx
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.faults.audit import settle
-from tests.faults.conftest import LONG
+from tests.faults.conftest import LONG, on
 from tests.faults.processes import until
 from tests.faults.proxy import GrpcProxy, Lose, Point
 from tests.faults.shopping import Request, put_customer, put_item, status_of
 from tests.faults.souk import Souk
+
+pytestmark = on("sqlite", *(["postgresql"] if LONG else []))
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ async def test_an_order_is_placed_once_whoever_is_killed_when(
     assert answer.status_code == 201, answer.text
     await plan.done()
     await souk.services[victim].serving()
-    await settle(souk)
+    await souk.settle()
     await until(lambda: is_confirmed(rest, request.order_id), "the order to be CONFIRMED")
     again = await request.place(rest)
     assert (again.status_code, again.json()["id"]) == (201, request.order_id)
@@ -94,7 +95,7 @@ async def test_an_order_is_refused_once_whoever_is_killed_when(
     assert (answer.status_code, answer.json()["type"]) == (409, "/problems/insufficient-points")
     await plan.done()
     await souk.services[victim].serving()
-    await settle(souk)
+    await souk.settle()
     assert (await request.place(rest)).json() == answer.json()
     assert await status_of(rest, request.order_id) == ""
 
@@ -112,6 +113,6 @@ async def test_an_order_is_cancelled_once_whoever_is_killed_when(
     assert (await rest.post(f"/v1/orders/{request.order_id}/cancel")).json()["status"] == "CANCELLED"
     await plan.done()
     await souk.services[victim].serving()
-    await settle(souk)
+    await souk.settle()
     answer = await request.place(rest)
     assert (answer.status_code, answer.json()["status"]) == (201, "CANCELLED")

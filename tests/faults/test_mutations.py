@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from tests.conftest import ROOT
-from tests.faults.conftest import LONG
 
 TESTS_FAILED = 1
 """pytest's exit code; any other than that, and 0, says that the test did not run."""
@@ -67,7 +65,8 @@ MUTATIONS = [
                 "    _save_outbox(connection, old_outbox, book.outbox)\n",
             ),
         ),
-        "tests/faults/test_directed.py::test_an_order_and_what_must_be_told_of_it_are_written_together_or_not_at_all",
+        "tests/faults/test_directed.py"
+        "::test_an_order_and_what_must_be_told_of_it_are_written_together_or_not_at_all[sqlite]",
     ),
     Mutation(
         "Create is no insert on a unique key",
@@ -81,7 +80,7 @@ MUTATIONS = [
                 "        if self._now_us > accept_until_us:\n",
             ),
         ),
-        "tests/faults/test_directed.py::test_a_create_that_comes_late_finds_what_became_of_the_order",
+        "tests/faults/test_directed.py::test_a_create_that_comes_late_finds_what_became_of_the_order[sqlite]",
     ),
     Mutation(
         "the gateway releases what it held when it gives up",
@@ -103,7 +102,7 @@ MUTATIONS = [
                 "    async def list_items(\n",
             ),
         ),
-        "tests/faults/test_directed.py::test_a_gateway_that_gives_up_leaves_the_order_to_orders",
+        "tests/faults/test_directed.py::test_a_gateway_that_gives_up_leaves_the_order_to_orders[sqlite]",
     ),
     Mutation(
         "a Release leaves no tombstone",
@@ -121,7 +120,7 @@ MUTATIONS = [
                 "        elif row.state is State.CONFIRMED:\n",
             ),
         ),
-        "tests/faults/test_directed.py::test_a_confirm_that_comes_after_its_release_finds_the_door_shut",
+        "tests/faults/test_directed.py::test_a_confirm_that_comes_after_its_release_finds_the_door_shut[sqlite]",
     ),
     Mutation(
         "the stock is checked before the update, and not in it",
@@ -166,7 +165,7 @@ MUTATIONS = [
                 "                return Decision(refusal, replayed=False)\n            return await self._create(",
             ),
         ),
-        "tests/faults/test_directed.py::test_a_refusal_that_was_answered_stands_after_a_restock",
+        "tests/faults/test_directed.py::test_a_refusal_that_was_answered_stands_after_a_restock[sqlite]",
     ),
     Mutation(
         "a Confirm takes what was held, and not what the order says",
@@ -199,13 +198,7 @@ MUTATIONS = [
 ]
 
 
-def case(mutation: Mutation) -> ParameterSet:
-    needs_all = "test_directed" in mutation.caught_by
-    slow = pytest.mark.skipif(needs_all and not LONG, reason="starts all four services; SOUK_TEST_LONG=1 runs it")
-    return pytest.param(mutation, id=mutation.name, marks=slow)
-
-
-@pytest.mark.parametrize("mutation", [case(mutation) for mutation in MUTATIONS])
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
 def test_a_broken_variant_is_caught(mutation: Mutation, tmp_path: Path) -> None:
     sources = mutation.apply(tmp_path)
     ended = subprocess.run(

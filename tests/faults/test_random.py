@@ -16,12 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
+from auditor.databases import Unreadable
+from auditor.report import as_text
 
-from tests.faults.audit import rows, settle
 from tests.faults.conftest import LONG
 from tests.faults.proxy import TcpProxy
 from tests.faults.shopping import Request, put_customer, put_item
-from tests.faults.souk import SERVICES, Souk
+from tests.faults.souk import PostgreSQL, Souk
 
 CLIENTS = 32
 ORDERS = 3000 if LONG else 300
@@ -36,7 +37,7 @@ def new_seed() -> int:
 
 async def catalogue(rest: httpx.AsyncClient) -> tuple[list[str], list[str]]:
     """Items of which some run out, and customers of whom some run out of points."""
-    skus = [await put_item(rest, on_hand) for on_hand in (100_000, 100_000, ORDERS, ORDERS // 4, ORDERS // 10)]
+    skus = [await put_item(rest, on_hand) for on_hand in (100_000, 100_000, ORDERS, ORDERS, ORDERS // 4)]
     customers = [await put_customer(rest, points) for points in (1_000_000, ORDERS * 20, ORDERS, 0)]
     return skus, customers
 
@@ -69,42 +70,68 @@ async def shop(
 
 
 async def run(souk: Souk[Any], disturb: Disturb, calm: Callable[[], Awaitable[None]], what: str) -> None:
-    """Places all orders under disturbance; then lets it settle, and checks every answer against what there is."""
+    """Places all orders under disturbance; then lets it settle, and checks every answer against what there is.
+
+    The audit runs beside it all the while, and must not take what is in flight for a fault.
+    """
     seed = new_seed()
     choose = random.Random(seed)
     done: Counter[str] = Counter()
     print(f"\n{what}: SOUK_FAULT_SEED={seed}, {ORDERS} orders, {CLIENTS} clients", file=sys.stderr, flush=True)
-    async with souk.client() as rest:
-        requests = wanted(choose, *await catalogue(rest))
-        cancels = {request.key for request in requests if choose.random() < 0.1}
-        answers: dict[str, httpx.Response] = {}
-        queue = list(requests)
-        disturbing = asyncio.create_task(_again_and_again(disturb, random.Random(seed + 1), done))
-        try:
-            async with asyncio.TaskGroup() as clients:
-                for n in range(CLIENTS):
-                    clients.create_task(shop(rest, queue, cancels, answers, random.Random(seed + 2 + n)))
-        finally:
-            disturbing.cancel()
-            with suppress(asyncio.CancelledError):
-                await disturbing
+    try:
+        await souk.start()
+        async with souk.client() as rest:
+            requests = wanted(choose, *await catalogue(rest))
+            cancels = {request.key for request in requests if choose.random() < 0.1}
+            answers: dict[str, httpx.Response] = {}
+            queue = list(requests)
+            over = asyncio.Event()
+            started = asyncio.get_running_loop().time()
+            async with asyncio.TaskGroup() as beside:
+                beside.create_task(_disturb(disturb, random.Random(seed + 1), done, over))
+                beside.create_task(_audit(souk, done, over))
+                async with asyncio.TaskGroup() as clients:
+                    for n in range(CLIENTS):
+                        clients.create_task(shop(rest, queue, cancels, answers, random.Random(seed + 2 + n)))
+                over.set()
             await calm()
-        await settle(souk)
-        told = Counter(f"{answer.status_code} {answer.json().get('type', 'order')}" for answer in answers.values())
-        print(f"{what}: {dict(done)}; {dict(told)}", file=sys.stderr, flush=True)
-        await check_answers(rest, souk.folder, requests, answers)
+            report = await souk.settle()
+            told = Counter(f"{answer.status_code} {answer.json().get('type', 'order')}" for answer in answers.values())
+            seconds = asyncio.get_running_loop().time() - started
+            report.orders["without loyalty"] = len(souk.rows("orders", "SELECT 1 FROM orders WHERE without_loyalty"))
+            summary = f"{what}, {seconds:.0f} s: {dict(done)}; {dict(told)}; {dict(report.orders)}"
+            print(summary, file=sys.stderr, flush=True)
+            await check_answers(rest, souk, requests, answers)
+    except BaseException:
+        souk.copy_logs(sys.stderr)
+        raise
+    finally:
+        await souk.destroy()
 
 
-async def _again_and_again(disturb: Disturb, choose: random.Random, done: Counter[str]) -> None:
-    while True:
+async def _disturb(disturb: Disturb, choose: random.Random, done: Counter[str], over: asyncio.Event) -> None:
+    while not over.is_set():
         await disturb(choose, done)
 
 
+async def _audit(souk: Souk[Any], done: Counter[str], over: asyncio.Event) -> None:
+    while not over.is_set():
+        try:
+            report = await asyncio.to_thread(souk.audit, settle_s=5)
+        except Unreadable:  # while a database is down
+            done["audits in vain"] += 1
+        else:
+            assert not report.findings, as_text(report)
+            done["audits"] += 1
+        with suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), 1)
+
+
 async def check_answers(
-    rest: httpx.AsyncClient, folder: Path, requests: list[Request], answers: dict[str, httpx.Response]
+    rest: httpx.AsyncClient, souk: Souk[Any], requests: list[Request], answers: dict[str, httpx.Response]
 ) -> None:
     """Each key has one order or one refusal: the one that its client was told, and is told again."""
-    kept = {row["order_id"]: row["status"] for row in rows(folder / "orders.db", "SELECT * FROM orders")}
+    kept = {row.order_id: row.status for row in souk.rows("orders", "SELECT order_id, status FROM orders")}
     assert set(kept) == {request.order_id for request in requests}
     for request in requests:
         answer = answers[request.key]
@@ -125,36 +152,48 @@ async def check_answers(
             assert again.json() == answers[request.key].json()
 
 
+async def _kill(souk: Souk[Any], choose: random.Random, done: Counter[str]) -> None:
+    """Kills a service, starts it again, and lets a few hundred milliseconds pass."""
+    name, pause_s = choose.choice(list(souk.services)), choose.uniform(0.1, 0.5)
+    souk.services[name].kill()
+    souk.services[name].spawn()
+    done[f"kills of {name}"] += 1
+    await asyncio.sleep(pause_s)
+
+
 @pytest.mark.timeout(TIMEOUT_S + 120)
 async def test_services_are_killed_at_random_and_each_key_has_one_answer(tmp_path: Path) -> None:
     souk: Souk[TcpProxy] = Souk(tmp_path)
 
     async def kill(choose: random.Random, done: Counter[str]) -> None:
-        name, alone, pause_s = choose.choice(SERVICES), choose.random() < 0.8, choose.uniform(0.1, 0.6)
-        service = souk.services[name]
-        service.kill()
-        service.spawn()
-        done[f"kills of {name}"] += 1
-        if alone:  # a start takes longer than a pause, and with several down at any time nothing would be ordered
-            await service.serving()
-        await asyncio.sleep(pause_s)
+        await _kill(souk, choose, done)
 
-    async def calm() -> None:
-        await asyncio.gather(*(service.serving() for service in souk.services.values()))
+    await run(souk, kill, souk.serving, "kills")
 
-    try:
-        await souk.start()
-        await run(souk, kill, calm, "kills")
-    except BaseException:
-        souk.copy_logs(sys.stderr)
-        raise
-    finally:
-        await souk.destroy()
+
+@pytest.mark.timeout(TIMEOUT_S + 120)
+async def test_replicas_and_their_database_are_killed_at_random_and_each_key_has_one_answer(
+    tmp_path: Path, postgresql: PostgreSQL
+) -> None:
+    souk: Souk[TcpProxy] = Souk(tmp_path, postgresql=postgresql, backends=2, gateways=2, SOUK_LOYALTY_REQUIRED="false")
+
+    async def kill(choose: random.Random, done: Counter[str]) -> None:
+        if done.total() % 25 == 20:
+            await asyncio.to_thread(_crash, postgresql)
+            done["kills of PostgreSQL"] += 1
+        await _kill(souk, choose, done)
+
+    await run(souk, kill, souk.serving, "kills on PostgreSQL")
+
+
+def _crash(postgresql: PostgreSQL) -> None:
+    postgresql.stop("immediate")
+    postgresql.start()
 
 
 @pytest.mark.timeout(TIMEOUT_S + 120)
 async def test_connections_are_cut_and_stalled_at_random_and_each_key_has_one_answer(tmp_path: Path) -> None:
-    souk = Souk(tmp_path, TcpProxy, SOUK_DEADLINE_S="2", SOUK_RELAY_TIMEOUT_S="1")
+    souk = Souk(tmp_path, TcpProxy, SOUK_DEADLINE_S="2", SOUK_RELAY_TIMEOUT_S="1", SOUK_LOYALTY_REQUIRED="false")
 
     async def disturb(choose: random.Random, done: Counter[str]) -> None:
         edge = choose.choice(list(souk.proxies))
@@ -172,11 +211,4 @@ async def test_connections_are_cut_and_stalled_at_random_and_each_key_has_one_an
         for proxy in souk.proxies.values():
             proxy.flow()
 
-    try:
-        await souk.start()
-        await run(souk, disturb, calm, "cuts and stalls")
-    except BaseException:
-        souk.copy_logs(sys.stderr)
-        raise
-    finally:
-        await souk.destroy()
+    await run(souk, disturb, calm, "cuts and stalls")
