@@ -1,0 +1,116 @@
+"""Wheels and sdists, built so that the same sources give the same bytes, whoever builds them, when and where."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from releasing.ledger import ROOT, Release, folder
+
+CACHE = Path(os.environ.get("SOUK_VENV") or ROOT / ".venv").absolute() / "releases"
+TOOLS_LOCK = "images/wheel-tools.lock"
+
+
+class CannotBuild(Exception):
+    """A release cannot be built, or is not what the ledger says; the text says which and why."""
+
+
+def git(*arguments: str, root: Path = ROOT) -> str:
+    """What git says. Raises CannotBuild with what it says is wrong."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotBuild(f"'git {' '.join(arguments)}' failed: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def sha256(path: Path) -> str:
+    """In hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def checkout(commit: str, *paths: str, root: Path = ROOT) -> Iterator[Path]:
+    """The files of a commit, all of them or those below `paths`, in a folder of their own that is deleted in the end."""
+    with tempfile.TemporaryDirectory(prefix="souk-") as into:
+        archive = Path(into) / ".archive"
+        git("archive", "--format=tar", f"--output={archive}", commit, *paths, root=root)
+        with tarfile.open(archive) as files:
+            files.extractall(into, filter="tar")
+        archive.unlink()
+        yield Path(into)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was built of a package."""
+
+    wheel: Path
+    sdist: Path
+
+
+def build(tree: Path, package: str, epoch: int, out: Path) -> Built:
+    """Builds a package of a checkout, with the tools that the checkout pins.
+
+    `epoch` is the time in seconds since 1970 that all files bear: that of the commit.
+    """
+    python = _tools(tree / TOOLS_LOCK)
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # the generator calls tools by name
+    out.mkdir(parents=True, exist_ok=True)
+    source = tree / folder(package)
+    command = [python, "-m", "hatchling", "build", "--directory", out.absolute()]
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotBuild(f"{package} cannot be built:\n{done.stderr}")
+    (wheel,), (sdist,) = out.glob(f"souk_{package}-*.whl"), out.glob(f"souk_{package}-*.tar.gz")
+    return Built(wheel, sdist)
+
+
+def built(release: Release) -> Built:
+    """A release's files, built from its commit unless they are in the cache. Raises CannotBuild if they differ."""
+    place = CACHE / f"{release.package}-{release.version}-{release.wheel[:12]}"
+    if not place.exists():
+        with checkout(release.commit, folder(release.package), TOOLS_LOCK) as tree:
+            made = build(tree, release.package, int(git("show", "-s", "--format=%ct", release.commit)), tree / "out")
+            for path, wanted in ((made.wheel, release.wheel), (made.sdist, release.sdist)):
+                if sha256(path) != wanted:
+                    raise CannotBuild(
+                        f"{release}: {path.name} has the SHA-256 {sha256(path)}, the ledger says {wanted}."
+                    )
+            partial = place.with_name(f"{place.name}.{os.getpid()}")
+            shutil.copytree(tree / "out", partial)
+            if place.exists():
+                shutil.rmtree(partial)  # somebody else was faster
+            else:
+                partial.rename(place)
+    (wheel,), (sdist,) = place.glob("*.whl"), place.glob("*.tar.gz")
+    return Built(wheel, sdist)
+
+
+def _tools(lock: Path) -> Path:
+    """The Python of an environment with what a lock pins, made if it is not there yet."""
+    place = CACHE / f"tools-{sha256(lock)[:12]}"
+    python = place / "bin/python"
+    if not (place / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+        install = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "-qq",
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "--no-deps",
+        ]
+        subprocess.run([*install, "--requirement", lock], check=True)
+        (place / "ready").touch()
+    return python
