@@ -38,7 +38,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def checkout(commit: str, *paths: str, root: Path = ROOT) -> Iterator[Path]:
-    """The files of a commit, all of them or those below `paths`, in a folder of their own that is deleted in the end."""
+    """The files of a commit, all or those below `paths`, in a folder of their own that is deleted in the end."""
     with tempfile.TemporaryDirectory(prefix="souk-") as into:
         archive = Path(into) / ".archive"
         git("archive", "--format=tar", f"--output={archive}", commit, *paths, root=root)
@@ -66,7 +66,7 @@ def build(tree: Path, package: str, epoch: int, out: Path) -> Built:
     environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # the generator calls tools by name
     out.mkdir(parents=True, exist_ok=True)
     source = tree / folder(package)
-    command = [python, "-m", "hatchling", "build", "--directory", out.absolute()]
+    command = [str(python), "-m", "hatchling", "build", "--directory", str(out.absolute())]
     done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CannotBuild(f"{package} cannot be built:\n{done.stderr}")
@@ -101,16 +101,7 @@ def _tools(lock: Path) -> Path:
     python = place / "bin/python"
     if not (place / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        install = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "-qq",
-            "--disable-pip-version-check",
-            "--require-hashes",
-            "--no-deps",
-        ]
-        subprocess.run([*install, "--requirement", lock], check=True)
+        options = ("-qq", "--disable-pip-version-check", "--require-hashes", "--no-deps", f"--requirement={lock}")
+        subprocess.run([python, "-m", "pip", "install", *options], check=True)
         (place / "ready").touch()
     return python
