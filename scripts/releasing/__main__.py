@@ -117,7 +117,7 @@ def release(package: str, wanted: str, checks: str, dry_run: bool) -> None:
         ledger.add(Release(package, version, commit, *hashes, deployed, contracts))
         git("add", ledger.path.name)
         git("commit", "--quiet", f"--message=Ledger: {package} {version}")
-        git("tag", tag, commit)
+        git("tag", "--annotate", f"--message={package} {version}", tag, commit)
     except BaseException:
         git("reset", "--quiet", "--hard", before)
         raise
