@@ -54,7 +54,8 @@ def licences(distribution: Distribution) -> list[Component]:
     metadata = distribution.metadata
     if "License-Expression" in metadata:
         return [{"expression": metadata["License-Expression"]}]
-    return [{"license": {"name": metadata["License"].splitlines()[0]}}] if metadata.get("License") else []
+    name = metadata["License"] if "License" in metadata else ""
+    return [{"license": {"name": name.splitlines()[0]}}] if name else []
 
 
 def bundled(distribution: Distribution) -> Iterator[Component]:
