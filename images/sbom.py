@@ -54,8 +54,7 @@ def licences(distribution: Distribution) -> list[Component]:
     metadata = distribution.metadata
     if "License-Expression" in metadata:
         return [{"expression": metadata["License-Expression"]}]
-    name = metadata["License"] if "License" in metadata else ""
-    return [{"license": {"name": name.splitlines()[0]}}] if name else []
+    return [{"license": {"name": name.splitlines()[0]}} for name in metadata.get_all("License") or [] if name]
 
 
 def bundled(distribution: Distribution) -> Iterator[Component]:

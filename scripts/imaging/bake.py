@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,20 +17,20 @@ BASE = "debian:trixie-slim"
 """The image in which others are built, and nothing of which is in them; as images/Dockerfile says."""
 
 
-def build(images: Sequence[Image], ledger: Ledger) -> None:
-    """Builds and tags images. Raises CannotBuild, NotReleased and subprocess.CalledProcessError."""
+def build(images: Sequence[Image], ledger: Ledger, *options: str) -> None:
+    """Builds and tags images; `options` are for buildx. Raises CannotBuild, NotReleased and subprocess.CalledProcessError."""
     if from_the_tree := [image for image in images if image.release is None]:
         targets = {image.service: _target(image) for image in from_the_tree}
         if "single" in targets:
             for service in SERVICES:
                 targets.setdefault(service, _target(from_tree(service, ledger)))
             targets["single"]["contexts"] = {f"{service}-image": f"target:{service}" for service in SERVICES}
-        _bake(ROOT, targets, [image.service for image in from_the_tree])
+        _bake(ROOT, targets, [image.service for image in from_the_tree], options)
     for image in images:
         if image.release is not None:
             with _released(image, ledger) as (tree, contracts):
                 target = _target(image) | {"contexts": {"contracts-tree": str(contracts)}}
-                _bake(tree, {image.service: target}, [image.service])
+                _bake(tree, {image.service: target}, [image.service], options)
 
 
 @contextmanager
@@ -38,6 +39,7 @@ def _released(image: Image, ledger: Ledger) -> Iterator[tuple[Path, Path]]:
     assert image.release is not None
     contracts = ledger.find("contracts", image.release.contracts)
     with checkout(image.release.commit) as tree, checkout(contracts.commit, "contracts", TOOLS_LOCK) as theirs:
+        shutil.copy(tree / "images/Dockerfile.dockerignore", theirs / ".dockerignore")
         yield tree, theirs
 
 
@@ -58,10 +60,10 @@ def _target(image: Image) -> dict[str, object]:
     }
 
 
-def _bake(tree: Path, targets: dict[str, dict[str, object]], services: list[str]) -> None:
+def _bake(tree: Path, targets: dict[str, dict[str, object]], services: list[str], options: Sequence[str]) -> None:
     """`targets` as a bake file has them; those of `services` are kept."""
     subprocess.run(
-        ["docker", "buildx", "bake", "--file", "-", *services],
+        ["docker", "buildx", "bake", "--file", "-", *options, *services],
         cwd=tree,
         check=True,
         input=json.dumps({"target": targets}),
