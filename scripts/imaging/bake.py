@@ -18,7 +18,10 @@ BASE = "debian:trixie-slim"
 
 
 def build(images: Sequence[Image], ledger: Ledger, *options: str) -> None:
-    """Builds and tags images; `options` are for buildx. Raises CannotBuild, NotReleased and subprocess.CalledProcessError."""
+    """Builds and tags images; `options` are for buildx.
+
+    Raises CannotBuild, NotReleased and subprocess.CalledProcessError.
+    """
     if from_the_tree := [image for image in images if image.release is None]:
         targets = {image.service: _target(image) for image in from_the_tree}
         if "single" in targets:
