@@ -107,6 +107,36 @@ def test_a_bad_setting_ends_the_process_with_one_sentence_and_code_2() -> None:
     assert result.stderr == "SOUK_DEADLINE_S is 'soon', but should be seconds, more than 0 and at most 60.\n"
 
 
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (None, "a file that can be read (No such file or directory)"),
+        ('orders = "', "a file in TOML ("),
+        ('orders = "o:1"', "a file that names orders, reservations, loyalty, and nothing else; it names orders."),
+        ("", "a file that names orders, reservations, loyalty, and nothing else; it names nothing."),
+    ],
+)
+def test_a_file_of_targets_that_is_wrong_at_the_start_ends_the_process(
+    tmp_path: Path, content: str | None, wanted: str
+) -> None:
+    path = tmp_path / "targets.toml"
+    if content is not None:
+        path.write_text(content)
+    result = run("serve", SOUK_TARGETS_FILE=str(path), SOUK_GATEWAY_ADDRESS="127.0.0.1:0")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"SOUK_TARGETS_FILE is '{path}', but should be {wanted}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ['"1.0.0=orders:1;0"', '"orders"', "50051"])
+def test_a_target_in_the_file_that_makes_no_sense_is_told_with_its_service(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "targets.toml"
+    path.write_text(f'reservations = "r:1"\nloyalty = "l:1"\norders = {target}\n')
+    result = run("serve", SOUK_TARGETS_FILE=str(path), SOUK_GATEWAY_ADDRESS="127.0.0.1:0")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"orders in {path} is {target.replace(chr(34), chr(39))}, but should be a host ")
+
+
 @pytest.mark.parametrize("command", ["", "dance", "serve now"])
 def test_a_command_that_does_not_exist_shows_those_that_do(command: str) -> None:
     result = run(command)
