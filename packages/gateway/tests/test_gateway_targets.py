@@ -162,7 +162,7 @@ async def test_a_request_chooses_the_versions_of_several_services(
     async with mixed(shop, versions, 50, 50) as client:
         for wanted in (
             [("Souk-Prefer", "orders=2.0.0, reservations=1.0.0")],
-            [("Souk-Prefer", "orders=2.0.0"), ("Souk-Prefer", "reservations=1.0.0")],
+            [("Souk-Prefer", "orders=2.0.0,"), ("Souk-Prefer", "reservations=1.0.0")],
         ):
             for _ in range(10):
                 answer = await client.post("/v1/orders", json=TEA, headers=wanted)
@@ -178,7 +178,6 @@ async def test_a_request_chooses_the_versions_of_several_services(
         ("gateway=1.0.0", "unknown-version", "no service is called gateway; orders, reservations, loyalty are"),
         ("orders=1.0.0, orders=2.0.0", "invalid-argument", "asks for orders twice"),
         ("orders", "invalid-argument", "'orders' should be a service and its version"),
-        ("orders=1.0.0,", "invalid-argument", "'' should be a service and its version"),
         ("orders=1.0.0;q=1", "invalid-argument", "should be a service and its version"),
     ],
 )

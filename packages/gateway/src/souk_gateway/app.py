@@ -30,7 +30,7 @@ from souk_gateway.errors import Rejected, Unavailable
 from souk_gateway.exchange import Exchange
 from souk_gateway.pages import Status, static_routes
 from souk_gateway.problems import TABLE, kind_of, problem
-from souk_gateway.reading import BODY, path_of, preferred_versions, received
+from souk_gateway.reading import BODY, path_of, received
 from souk_gateway.routes import Resources, exchange_of
 from souk_gateway.saga import Saga
 from souk_gateway.settings import Settings
@@ -125,39 +125,6 @@ class WholeBody:
         await self._app(scope, receive, send)
 
 
-class Pinning:
-    """Takes down which versions a request asks for, and refuses those that there are not, before it does anything."""
-
-    def __init__(self, app: ASGIApp, services: Mapping[str, Backends[Any]]) -> None:
-        self._app = app
-        self._services = services
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                scope["souk.exchange"].pins = self._wanted(scope)
-            except Rejected as error:
-                answer = await _rejected(Request(scope), error)
-                await answer(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _wanted(self, scope: Scope) -> Mapping[str, str]:
-        wanted = preferred_versions(scope["headers"])
-        for service, version in wanted.items():
-            if service not in self._services:
-                raise _unknown(service, version, f"no service is called {service}; {', '.join(self._services)} are")
-            there_are = self._services[service].versions()
-            if version not in there_are:
-                detail = f"there is no {service} {version}; there is {', '.join(there_are) or 'no choice'}"
-                raise _unknown(service, version, detail)
-        return wanted
-
-
-def _unknown(service: str, version: str, detail: str) -> Rejected:
-    return Rejected("UNKNOWN_VERSION", f"Souk-Prefer: {detail}", {"service": service, "version": version})
-
-
 def application(services: Mapping[str, Backends[Any]], settings: Settings) -> Starlette:
     """The REST application over the services."""
     orders = OrdersClient(services["orders"])
@@ -181,10 +148,10 @@ def application(services: Mapping[str, Backends[Any]], settings: Settings) -> St
                 ),
             )
         )
-    middleware += [Middleware(UnexpectedErrors), Middleware(WholeBody), Middleware(Pinning, services=services)]
+    middleware += [Middleware(UnexpectedErrors), Middleware(WholeBody)]
     app = Starlette(
         routes=[
-            *Resources(saga, orders, reservations, loyalty).routes(),
+            *Resources(saga, orders, reservations, loyalty, services).routes(),
             *Status(services).routes(),
             *static_routes(),
         ],

@@ -106,8 +106,9 @@ class Backends(Generic[Stub]):
         wanted = exchange.pins.get(self.service)
         if wanted is not None:
             return self._pinned(wanted)
-        chosen = self._by_version.get(exchange.choices.get(self.service, ""))
-        if chosen is None or self.service not in exchange.choices or chosen is failed or chosen.is_away():
+        version = exchange.choices.get(self.service)
+        chosen = None if version is None else self._by_version.get(version)
+        if chosen is None or chosen is failed or chosen.is_away():
             chosen = self._choose(failed)
             exchange.choices[self.service] = chosen.target.version
         return chosen

@@ -4,7 +4,7 @@ Everything here raises `Rejected` with a sentence about what to mend.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -126,11 +126,12 @@ def preferred_wait_s(request: Request) -> int | None:
     return None
 
 
-def preferred_versions(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def preferred_versions(request: Request) -> dict[str, str]:
     """The versions that the request asks for, by service, as in `Souk-Prefer: orders=1.1.0, loyalty=1.0.0`."""
-    lines = [value for name, value in headers if name == b"souk-prefer"]
     found: dict[str, str] = {}
-    for part in b",".join(lines).decode("latin-1").split(",") if lines else ():
+    for part in ",".join(request.headers.getlist("souk-prefer")).split(","):
+        if not part.strip():  # a list may have empty members: RFC 9110, 5.6.1
+            continue
         match = _VERSION_WANTED.fullmatch(part)
         if match is None:
             raise invalid("Souk-Prefer", f"{part.strip()!r} should be a service and its version, such as orders=1.1.0")
