@@ -63,6 +63,7 @@ def build(tree: Path, package: str, epoch: int, out: Path) -> Built:
     """
     python = _tools(tree / TOOLS_LOCK)
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTHONPATH", None)
     environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # the generator calls tools by name
     out.mkdir(parents=True, exist_ok=True)
     source = tree / folder(package)

@@ -1,0 +1,201 @@
+"""Releases a package: its version, its changelog, its tag and its entry in the ledger, and nothing of any other.
+
+    ./scripts/release orders minor        patch, minor, major, or a version such as 1.0.0
+    ./scripts/release verify              builds every release again, and compares
+
+docs/releasing.md says what a release is, and what is done with it.
+"""
+
+import argparse
+import datetime
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from releasing.build import CannotBuild, build, checkout, git, sha256
+from releasing.ledger import PACKAGES, ROOT, Ledger, NotReleased, Release, folder, numbers
+
+CONTRACTS = ("proto", "openapi", "generator", "src", "hatch_build.py", "pyproject.toml")
+"""What the contracts package is made of, below its folder."""
+
+
+class Refused(Exception):
+    """Nothing was released; the text says why, and what to do."""
+
+
+def lock(package: str) -> str:
+    """The file that pins what a service is deployed with."""
+    return f"{folder(package)}/requirements.lock"
+
+
+def version_file(package: str) -> Path:
+    """The one place that says a package's version."""
+    return ROOT / folder(package) / f"src/souk_{package}/__init__.py"
+
+
+def version_in(text: str) -> str:
+    """What a version file says."""
+    match = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if match is None:
+        raise Refused("The package names no __version__.")
+    return match[1]
+
+
+def next_version(package: str, wanted: str, latest: Release | None) -> str:
+    """`wanted` is a part of the version, or a version. Raises Refused."""
+    if wanted in ("major", "minor", "patch"):
+        if latest is None:
+            raise Refused(f"{package} has no release yet; name its first version: ./scripts/release {package} 1.0.0")
+        major, minor, patch = numbers(latest.version)
+        steps = {"major": (major + 1, 0, 0), "minor": (major, minor + 1, 0), "patch": (major, minor, patch + 1)}
+        return ".".join(map(str, steps[wanted]))
+    try:
+        new = numbers(wanted)
+    except ValueError as error:
+        raise Refused(f"{error}, nor patch, minor or major.") from None
+    if latest is not None and new <= numbers(latest.version):
+        raise Refused(f"{package} {wanted} would not follow {latest.version}, its latest release.")
+    return wanted
+
+
+def contracts_for(package: str, ledger: Ledger) -> str:
+    """The released contracts that a service is deployed with. Raises Refused where the tree's are not released."""
+    if package == "contracts":
+        return ""
+    latest = ledger.latest("contracts")
+    if latest is None:
+        raise Refused("The contracts have no release yet; release them first: ./scripts/release contracts 1.0.0")
+    paths = [f"contracts/{path}" for path in CONTRACTS]
+    if changed := git("diff", "--name-only", latest.commit, "HEAD", "--", *paths):
+        first = changed.splitlines()[0]
+        raise Refused(f"The contracts have changed since {latest.version} ({first}); release them first.")
+    return latest.version
+
+
+def release(package: str, wanted: str, checks: str, dry_run: bool) -> None:
+    """Raises Refused before anything is changed; CannotBuild when all is as it was before."""
+    ledger = Ledger()
+    latest = ledger.latest(package)
+    version = next_version(package, wanted, latest)
+    contracts = contracts_for(package, ledger)
+    fragments = sorted(path.name for path in (ROOT / folder(package) / "changelog.d").glob("*.md"))
+    if not fragments:
+        raise Refused(f"Nothing to release: {folder(package)}/changelog.d says of no change.")
+    if git("status", "--porcelain"):
+        raise Refused("There are changes that are not committed; commit them or put them away.")
+    tag = f"{package}-v{version}"
+    if git("tag", "--list", tag):
+        raise Refused(f"The tag {tag} is there already.")
+    old = version_in(version_file(package).read_text())
+    for step in (
+        f"run {checks}",
+        f"write {folder(package)}/CHANGELOG.md from {', '.join(fragments)}",
+        f"set the version in {version_file(package).relative_to(ROOT)}, {old} until now, to {version}",
+        f"commit, and tag {tag}",
+        "build the wheel and the sdist from that commit" + (f", for contracts {contracts}" if contracts else ""),
+        "add the entry to releases.toml, and commit",
+    ):
+        print(f"{'would ' if dry_run else ''}{step}")
+    if dry_run:
+        return
+    if subprocess.run(shlex.split(checks), cwd=ROOT, check=False).returncode:
+        raise Refused(f"'{checks}' fails.")
+    before = git("rev-parse", "HEAD")
+    try:
+        _write(package, version)
+        git("add", "--all", folder(package))
+        git("commit", "--quiet", f"--message=Release {package} {version}")
+        commit = git("rev-parse", "HEAD")
+        with checkout(commit) as tree:
+            made = build(tree, package, _time(commit), tree / "out")
+            hashes = sha256(made.wheel), sha256(made.sdist)
+            deployed = sha256(tree / lock(package)) if contracts else ""
+        ledger.add(Release(package, version, commit, *hashes, deployed, contracts))
+        git("add", ledger.path.name)
+        git("commit", "--quiet", f"--message=Ledger: {package} {version}")
+        git("tag", "--annotate", f"--message={package} {version}", tag, commit)
+    except BaseException:
+        git("reset", "--quiet", "--hard", before)
+        raise
+    print(f"Released {package} {version}: push the branch and the tag {tag}.")
+
+
+def _write(package: str, version: str) -> None:
+    today = datetime.datetime.now(datetime.UTC).date()
+    command = [sys.executable, "-m", "towncrier", "build", "--yes", f"--config={ROOT}/towncrier.toml"]
+    options = [f"--dir={ROOT / folder(package)}", f"--name=souk-{package}", f"--version={version}", f"--date={today}"]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotBuild(f"The changelog cannot be written:\n{done.stdout}{done.stderr}")
+    path = version_file(package)
+    text = path.read_text()
+    path.write_text(text.replace(f'__version__ = "{version_in(text)}"', f'__version__ = "{version}"'))
+
+
+def _time(commit: str) -> int:
+    return int(git("show", "--no-patch", "--format=%ct", commit))
+
+
+def verify() -> int:
+    """Builds every release again, as somebody else would; gives how many are not what the ledger says."""
+    ledger, wrong = Ledger(), 0
+    # Neither the umask nor the order of hashes nor the time zone of whoever builds may matter.
+    os.umask(0o077)
+    os.environ |= {"PYTHONHASHSEED": str(len(ledger.releases)), "TZ": "Asia/Kathmandu"}
+    for each in ledger.releases:
+        said = "; ".join(_differences(each, ledger))
+        wrong += bool(said)
+        print(f"{each!s:<24}{each.commit[:12]}  {said or 'the same bytes'}", flush=True)
+    print(f"{len(ledger.releases)} releases in {ledger.path.name}, {wrong} not as it says")
+    return wrong
+
+
+def _differences(each: Release, ledger: Ledger) -> list[str]:
+    """What of a release is not as the ledger says."""
+    found = []
+    if git("tag", "--list", each.tag) and git("rev-parse", f"{each.tag}^{{commit}}") != each.commit:
+        found.append(f"the tag {each.tag} is at another commit")
+    try:
+        with checkout(each.commit) as tree, tempfile.TemporaryDirectory() as out:
+            made = build(tree, each.package, _time(each.commit), Path(out))
+            hashes = [("wheel", each.wheel, made.wheel), ("sdist", each.sdist, made.sdist)]
+            if each.package != "contracts":
+                hashes.append(("lock", each.lock, tree / lock(each.package)))
+                ledger.find("contracts", each.contracts)
+            found += [f"another {what}: {sha256(path)}" for what, said, path in hashes if sha256(path) != said]
+    except (CannotBuild, NotReleased) as error:
+        found.append(str(error))
+    return found
+
+
+def main() -> int:
+    """Gives the exit code: 0 done, 1 not, 2 bad usage."""
+    parser = argparse.ArgumentParser(
+        "release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*PACKAGES, "verify"]
+    parser.add_argument("package", choices=names, metavar="package", help=f"{', '.join(PACKAGES)}; or verify")
+    parser.add_argument("version", nargs="?", help="patch, minor, major, or the version itself")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
+    parser.add_argument("--checks", default="./scripts/check", metavar="COMMAND", help="what must pass (%(default)s)")
+    options = parser.parse_args()
+    if options.package == "verify" and options.version:
+        parser.error("verify takes no version: it builds all")
+    if options.package != "verify" and not options.version:
+        parser.error("say which version: patch, minor, major, or one such as 1.2.0")
+    try:
+        if options.package == "verify":
+            return 1 if verify() else 0
+        release(options.package, options.version, options.checks, options.dry_run)
+    except (Refused, CannotBuild) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

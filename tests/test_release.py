@@ -1,0 +1,151 @@
+"""Releases: each of one package alone, and each built again from the history, bit for bit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+class Repository:
+    """A clone that a test may release from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for command in (
+            ["clone", "--quiet", str(ROOT), str(folder)],
+            ["-C", str(folder), "config", "user.name", "Amina"],
+            ["-C", str(folder), "config", "user.email", "amina@example.com"],
+        ):
+            subprocess.run(["git", *command], check=True)
+        # Without what the original has released.
+        if ledger := (folder / "releases.toml").exists():
+            (folder / "releases.toml").unlink()
+        for tag in self.git("tag").split():
+            self.git("tag", "--delete", tag)
+        for package in ("contracts", "orders", "loyalty"):
+            self.note(package, "first")
+        self.commit("a beginning" if ledger else "notes")
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=self.folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def note(self, package: str, name: str) -> None:
+        place = self.folder / ("contracts" if package == "contracts" else f"packages/{package}") / "changelog.d"
+        place.mkdir(exist_ok=True)
+        (place / f"+{name}.added.md").write_text(f"The {name} thing.\n")
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", f"--message={message}")
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`scripts/release`, with the environment of these tests."""
+        venv = Path(sys.prefix)
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "releasing", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": f"{self.folder}/scripts", "SOUK_VENV": str(venv), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def release(self, *arguments: str) -> str:
+        done = self.run(*arguments, "--checks", "true")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def refused(self, *arguments: str) -> str:
+        """Gives the sentence; nothing has changed."""
+        before = self.git("rev-parse", "HEAD"), self.git("status", "--porcelain"), self.git("tag")
+        done = self.run(*arguments)
+        assert done.returncode == 1, done.stdout
+        assert (self.git("rev-parse", "HEAD"), self.git("status", "--porcelain"), self.git("tag")) == before
+        return done.stderr
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "souk")
+
+
+def test_a_release_changes_one_package_and_the_ledger(repository: Repository) -> None:
+    repository.release("contracts", "7.0.0")
+    repository.release("orders", "7.0.0")
+    assert set(repository.git("show", "--name-only", "--format=", "orders-v7.0.0").splitlines()) == {
+        "packages/orders/CHANGELOG.md",
+        "packages/orders/changelog.d/+first.added.md",
+        "packages/orders/src/souk_orders/__init__.py",
+        *repository.git("ls-tree", "--name-only", "-r", "orders-v7.0.0^", "packages/orders/changelog.d/").splitlines(),
+    }
+    assert repository.git("show", "--name-only", "--format=", "HEAD") == "releases.toml"
+    assert repository.git("rev-parse", "HEAD^") == repository.git("rev-parse", "orders-v7.0.0")
+    assert "- The first thing.\n" in (repository.folder / "packages/orders/CHANGELOG.md").read_text()
+    repository.note("orders", "second")
+    repository.commit("a second thing")
+    repository.release("orders", "minor")
+    changelog = (repository.folder / "packages/orders/CHANGELOG.md").read_text()
+    assert changelog.index("## 7.1.0") < changelog.index("The second thing") < changelog.index("## 7.0.0")
+
+
+def test_a_plan_changes_nothing(repository: Repository) -> None:
+    before = repository.git("rev-parse", "HEAD")
+    assert "would commit, and tag contracts-v7.0.0" in repository.release("contracts", "7.0.0", "--dry-run")
+    assert (repository.git("rev-parse", "HEAD"), repository.git("status", "--porcelain")) == (before, "")
+
+
+def test_a_release_that_should_not_be_is_refused(repository: Repository) -> None:
+    assert "name its first version" in repository.refused("contracts", "minor")
+    assert "'7.0' is no version" in repository.refused("contracts", "7.0")
+    assert "The contracts have no release yet" in repository.refused("orders", "7.0.0")
+    assert "'false' fails" in repository.refused("contracts", "7.0.0", "--checks", "false")
+    repository.release("contracts", "7.0.0")
+    assert "would not follow 7.0.0" in repository.refused("contracts", "6.9.9")
+    assert "Nothing to release: contracts/changelog.d" in repository.refused("contracts", "patch")
+    (repository.folder / "README.md").write_text("draft")
+    assert "not committed" in repository.refused("orders", "7.0.0")
+    repository.git("checkout", "README.md")
+    repository.git("tag", "orders-v7.0.0")
+    assert "orders-v7.0.0 is there already" in repository.refused("orders", "7.0.0")
+    with (repository.folder / "contracts/proto/souk/orders/v1/orders.proto").open("a") as proto:
+        proto.write("// more\n")
+    repository.commit("more contracts")
+    assert "The contracts have changed since 7.0.0" in repository.refused("loyalty", "7.0.0")
+
+
+def test_a_release_that_cannot_be_built_leaves_all_as_it_was(repository: Repository) -> None:
+    path = repository.folder / "contracts/proto/souk/orders/v1/orders.proto"
+    path.write_text(path.read_text() + "message {\n")
+    repository.commit("broken")
+    assert "contracts cannot be built" in repository.refused("contracts", "7.0.0", "--checks", "true")
+
+
+def test_every_release_is_built_again_bit_for_bit_and_what_differs_is_told(repository: Repository) -> None:
+    repository.release("contracts", "7.0.0")
+    repository.release("orders", "7.0.0")
+    repository.git("tag", "--delete", "orders-v7.0.0")  # as in a clone without tags
+    done = repository.run("verify", SOURCE_DATE_EPOCH="1", PYTHONHASHSEED="5", LC_ALL="C")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the same bytes") == 2
+    ledger = repository.folder / "releases.toml"
+    text = ledger.read_text()
+    for name in ("wheel", "sdist", "lock"):
+        tampered = text.rpartition(f'{name} = "')
+        ledger.write_text(f"{tampered[0]}{tampered[1]}{'0' * 64}{tampered[2][64:]}")
+        done = repository.run("verify")
+        assert (done.returncode, f"another {name}: " in done.stdout) == (1, True), done.stdout
+    ledger.write_text(text)
+    repository.git("tag", "contracts-v7.0.0", "HEAD", "--force")
+    assert "the tag contracts-v7.0.0 is at another commit" in repository.run("verify").stdout
+
+
+@pytest.mark.timeout(300)
+def test_what_was_released_here_is_built_again_bit_for_bit() -> None:
+    done = subprocess.run(["scripts/release", "verify"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 not as it says" in done.stdout
