@@ -18,10 +18,8 @@ def shrunk(old: Path, new: Path) -> list[Finding]:
     """What the OpenAPI files of one folder have, and those of the other one not any more. Raises CannotCheck."""
     found = []
     for path in sorted(old.glob("*.yaml")):
-        if "openapi" not in (before := yaml.safe_load(path.read_text())):
-            continue
         if (new / path.name).exists():
-            found += compared(before, yaml.safe_load((new / path.name).read_text()))
+            found += compared(yaml.safe_load(path.read_text()), yaml.safe_load((new / path.name).read_text()))
         else:
             found.append(Finding("FILE_REMOVED", path.name, "the file is gone, and with it all of its operations"))
     return found

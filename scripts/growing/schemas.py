@@ -75,9 +75,9 @@ class Side:
         yield from _others(self, before, after, place)
         yield from _properties(self, before, after, place)
         for key in ("items", "additionalProperties"):
-            inner = [each.get(key) if isinstance(each.get(key), dict) else {} for each in (before, after)]
-            if any(inner):
-                yield from self.compared(*inner, pointer(place, key))
+            inner, new_inner = _inner(before, key), _inner(after, key)
+            if inner or new_inner:
+                yield from self.compared(inner, new_inner, pointer(place, key))
 
 
 def pointer(place: str, *parts: str) -> str:
@@ -153,6 +153,12 @@ def _choices(schema: Node) -> list[Any] | None:
 
 def _closed(schema: Node) -> bool:
     return schema.get("additionalProperties", True) is False
+
+
+def _inner(schema: Node, key: str) -> Node:
+    """The schema of items or of further properties; an empty one takes any."""
+    found = schema.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _named(values: Iterable[object]) -> str:
