@@ -21,9 +21,7 @@ PROTOS = {
         "service LoyaltyService",
         "  // As GetAccount.\n  rpc FindAccount(GetAccountRequest) returns (GetAccountResponse);",
     ),
-    "a new message": TextEdit(
-        LOYALTY, "message Account {", "message Ping {}\n\nmessage Account {"
-    ),
+    "a new message": TextEdit(LOYALTY, "message Account {", "message Ping {}\n\nmessage Account {"),
     "a new text": new_in(ORDERS, "message Order", "  // Of the customer; empty for none.\n  string note = 1000;"),
     "a new number": new_in(RESERVATIONS, "message Item", "  // Grams; 0 if not known.\n  int64 weight = 1000;"),
     "a new list": new_in(ORDERS, "message GetResponse", "  // Empty for none.\n  repeated string tags = 1000;"),
