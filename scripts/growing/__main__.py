@@ -57,7 +57,7 @@ def main() -> None:
     for finding in found:
         print(finding)
     if found:
-        sys.exit(f"growth: {len(found)} findings; docs/contracts.md says what each rule means, and what to do")
+        sys.exit(f"growth: {len(found)} found; docs/contracts.md says what each rule means, and what to do")
 
 
 def _say(text: str) -> None:

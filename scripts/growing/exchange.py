@@ -33,12 +33,17 @@ def misunderstood(old: Contracts, new: Contracts) -> list[Finding]:
     return list(found.values())
 
 
+def written(sender: Contracts) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
+    """By message: the kind of each example, its bytes in hexadecimal, and how the sender itself sees it."""
+    return _side(sender, "write")
+
+
 def _one_way(sender: Contracts, reader: Contracts, old: Contracts) -> Iterator[Finding]:
-    written = _side(sender, "write")
-    read = _side(reader, "read", {name: [data for _, data, _ in examples] for name, examples in written.items()})
+    sent_by_name = written(sender)
+    read = _side(reader, "read", {name: [data for _, data, _ in examples] for name, examples in sent_by_name.items()})
     returned = {name: [each.get("again", "") for each in answers] for name, answers in read.items()}
     back = _side(sender, "read", returned)
-    for name, examples in written.items():
+    for name, examples in sent_by_name.items():
         if name not in read:
             if sender is old:
                 yield Finding("WIRE_READABLE", name, f"{reader.name} has no such message, which {sender.name} sends")
