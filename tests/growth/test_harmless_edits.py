@@ -22,7 +22,7 @@ PROTOS = {
         "  // As GetAccount.\n  rpc FindAccount(GetAccountRequest) returns (GetAccountResponse);",
     ),
     "a new message": TextEdit(LOYALTY, "message Account {", "message Ping {}\n\nmessage Account {"),
-    "a new text": new_in(ORDERS, "message Order", "  // Of the customer; empty for none.\n  string note = 1000;"),
+    "a new text": new_in(ORDERS, "message Order", "  // Of the customer; empty for none.\n  string gift_text = 1000;"),
     "a new number": new_in(RESERVATIONS, "message Item", "  // Grams; 0 if not known.\n  int64 weight = 1000;"),
     "a new list": new_in(ORDERS, "message GetResponse", "  // Empty for none.\n  repeated string tags = 1000;"),
     "a new map": new_in(
@@ -82,7 +82,7 @@ DOCUMENT: dict[str, tuple[tuple[str | int, ...], object]] = {
         ("paths", "/v1/orders/{id}/cancel", "post", "requestBody"),
         {"content": {"application/json": {"schema": {"type": "object"}}}},
     ),
-    "a new property of a request": ((*ORDER_REQUEST, "properties", "note"), {"type": "string", "maxLength": 200}),
+    "a new property of a request": ((*ORDER_REQUEST, "properties", "gift_text"), {"type": "string", "maxLength": 200}),
     "a property that a request may leave out": ((*ORDER_REQUEST, "required"), ["lines"]),
     "a request may be larger": ((*ORDER_REQUEST, "properties", "lines", "maxItems"), 1000),
     "a request may be of any length": (("components", "schemas", "Name", "maxLength"), GONE),
@@ -92,7 +92,7 @@ DOCUMENT: dict[str, tuple[tuple[str | int, ...], object]] = {
         ["ACCEPTED", "CONFIRMED", "COMPLETED", "CANCELLED", "RETURNED"],
     ),
     "a request may come in another form, too": ((*ORDERS_POST, "requestBody", "content", "application/cbor"), {}),
-    "a new property of an answer": ((*ORDER, "properties", "note"), {"type": "string"}),
+    "a new property of an answer": ((*ORDER, "properties", "gift_text"), {"type": "string"}),
     "a property that an answer always has now": (
         ("components", "schemas", "OrderWithHistory", "allOf", 1, "properties", "history", "items", "required"),
         ["step", "at", "by", "detail"],

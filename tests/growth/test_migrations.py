@@ -97,7 +97,7 @@ def test_a_migration_that_an_old_version_cannot_live_with_is_caught(service: str
 
 def test_a_migration_that_only_expands_is_not_caught(harmed: Harmed) -> None:
     changes = (
-        'op.add_column("orders", sa.Column("note", sa.Text))',
+        'op.add_column("orders", sa.Column("gift_text", sa.Text))',
         'op.add_column("outbox", sa.Column("weight", sa.Integer, nullable=False, server_default="1"))',
         'op.create_table("parcels", sa.Column("id", sa.Integer, primary_key=True))',
         'op.create_index("history_by_step", "history", ["step"])',
