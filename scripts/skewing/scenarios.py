@@ -1,0 +1,78 @@
+"""The end-to-end scenarios of the working tree, and of each release, each run by a pytest of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from releasing.build import checkout, git
+from releasing.ledger import ROOT
+
+from skewing.installed import Installed
+
+PATHS = ("pytest.ini", "tests", "contracts/openapi")
+CONTRACT = "contracts/openapi/gateway.v1.yaml"
+PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "skewing.plugin")
+LIMIT_S = 300
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a suite in one combination of versions."""
+
+    passed: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Why, by scenario."""
+    left_out: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The scenarios of one version."""
+
+    name: str
+    tree: Path
+
+    def run(self, url: str, serving: Iterable[Installed]) -> Outcome:
+        """Against the gateway at `url`, behind which these versions serve."""
+        # The tree has what its scenarios are about, whatever version it still says.
+        released = ",".join(f"{each.service}={each.version}" for each in serving if each.age == "old")
+        with TemporaryDirectory(prefix="souk-") as folder:
+            result = Path(folder) / "result.json"
+            command = [
+                *(sys.executable, "-m", "pytest", "--noconftest", "-c", "pytest.ini", "--rootdir", ".", "-q"),
+                *(word for plugin in PLUGINS for word in ("-p", plugin)),
+                # What is a warning or an unknown marker to today's tools must not fail yesterday's scenarios.
+                *("-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings="),
+                *(f"--souk-url={url}", f"--souk-released={released}"),
+                *(f"--souk-contract={CONTRACT}", f"--souk-result={result}", "tests/e2e"),
+            ]
+            environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+            done = subprocess.run(
+                command, cwd=self.tree, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            )
+            outcome = Outcome(**json.loads(result.read_text())) if result.exists() else Outcome()
+        if done.returncode and not outcome.failed:
+            return Outcome(failed={"pytest": f"{done.stdout}{done.stderr}"})
+        return outcome
+
+
+@contextmanager
+def suites(versions: Iterable[Installed]) -> Iterator[Sequence[Suite]]:
+    """That of the tree, and those of the old versions' releases, each once."""
+    found = {_content("HEAD") if not git("status", "--porcelain", "--", *PATHS) else "": Suite("tree", ROOT)}
+    with ExitStack() as stack:
+        for each in versions:
+            if each.age == "old" and (content := _content(each.commit)) not in found:
+                found[content] = Suite(str(each), stack.enter_context(checkout(each.commit, *PATHS)))
+        yield list(found.values())
+
+
+def _content(commit: str) -> str:
+    """The same for commits with the same scenarios."""
+    return git("rev-parse", *(f"{commit}:{path}" for path in ("tests/e2e", "tests/deployments.py", CONTRACT)))
