@@ -18,6 +18,8 @@ from releasing.build import CACHE, TOOLS_LOCK, CannotBuild, build, built, git, s
 from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder
 
 Age = Literal["old", "new"]
+BUILT_WITH = (TOOLS_LOCK, "ruff.toml", ".gitignore")
+"""What has a say in a package's wheel, beside its folder."""
 _UV = Path(sys.executable).parent / "uv"
 
 
@@ -62,7 +64,8 @@ def installed(say: Callable[[str], None]) -> Mapping[str, Sequence[Installed]]:
 
 def wheel_of_tree(package: str) -> Path:
     """Built from the working tree, unless that has been done."""
-    paths = git("ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", folder(package), TOOLS_LOCK)
+    options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
+    paths = git("ls-files", *options, "--", folder(package), *BUILT_WITH)
     files = [ROOT / path for path in paths.splitlines() if "/tests/" not in path and (ROOT / path).is_file()]
     digest = hashlib.sha256()
     for file in files:
