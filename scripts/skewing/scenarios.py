@@ -65,12 +65,18 @@ class Suite:
 @contextmanager
 def suites(versions: Iterable[Installed]) -> Iterator[Sequence[Suite]]:
     """That of the tree, and those of the old versions' releases, each once."""
-    found = {_content("HEAD") if not git("status", "--porcelain", "--", *PATHS) else "": Suite("tree", ROOT)}
+    commits = {each.commit: str(each) for each in versions if each.age == "old"}
+    unchanged = "" if git("status", "--porcelain", "--", *PATHS) else _content("HEAD")
+    found: dict[str, Suite] = {}
+    same = ""
     with ExitStack() as stack:
-        for each in versions:
-            if each.age == "old" and (content := _content(each.commit)) not in found:
-                found[content] = Suite(str(each), stack.enter_context(checkout(each.commit, *PATHS)))
-        yield list(found.values())
+        for commit, release in commits.items():
+            content = _content(commit)
+            if content == unchanged:
+                same = same or f", unchanged since {release}"
+            elif content not in found:
+                found[content] = Suite(release, stack.enter_context(checkout(commit, *PATHS)))
+        yield [Suite(f"the tree{same}", ROOT), *found.values()]
 
 
 def _content(commit: str) -> str:
