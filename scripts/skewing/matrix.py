@@ -79,14 +79,15 @@ def run(
 def _at_once(
     cells: Sequence[Combination], suites: Sequence[Suite], urls: Mapping[Installed, str], say: Callable[[str], None]
 ) -> Iterator[Cell]:
-    """The cells that differ in their gateway alone, side by side."""
+    """The cells that differ in their gateway alone, side by side; of each one suite at a time."""
+
+    def outcomes(cell: Combination) -> Mapping[str, Outcome]:
+        _ready(urls[cell[0]], cell)
+        return {suite.name: suite.run(urls[cell[0]], cell) for suite in suites}
+
     with ThreadPoolExecutor() as threads:
-        outcomes = []
-        for cell in cells:
-            _ready(urls[cell[0]], cell)
-            outcomes.append([threads.submit(suite.run, urls[cell[0]], cell) for suite in suites])
-        for cell, found in zip(cells, outcomes, strict=True):
-            done = Cell(cell, {suite.name: each.result() for suite, each in zip(suites, found, strict=True)})
+        for cell, found in zip(cells, threads.map(outcomes, cells), strict=True):
+            done = Cell(cell, found)
             say(f"{', '.join(map(str, cell))}: {'passed' if done.green else 'FAILED'}")
             yield done
 

@@ -9,21 +9,23 @@ where an older one serves:
 
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 from releasing.ledger import numbers
+
+PATIENCE_S = 20.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("souk")
     group.addoption("--souk-url", help="where the gateway is")
     group.addoption("--souk-released", default="", help="what serves in a released version: orders=1.0.0,…")
-    group.addoption("--souk-contract", help="the REST contract that the scenarios were written for")
+    group.addoption("--souk-fields", help="what the REST contract names that the scenarios were written for")
     group.addoption("--souk-result", help="where to write what passed, as JSON")
 
 
@@ -77,8 +79,8 @@ def _is_ahead(item: pytest.Item, released: dict[str, str]) -> bool:
 
 @pytest.fixture(scope="session")
 def transport(pytestconfig: pytest.Config) -> Iterator[httpx.BaseTransport]:
-    """As a client of the version that the scenarios are of."""
-    with _AsContracted(Path(pytestconfig.getoption("--souk-contract"))) as transport:
+    """How a client of the scenarios' version reads what it is answered."""
+    with _Tolerant(pytestconfig.getoption("--souk-fields").split(",")) as transport:
         yield transport
 
 
@@ -88,36 +90,35 @@ def rest(pytestconfig: pytest.Config, transport: httpx.BaseTransport) -> httpx.C
     return httpx.Client(base_url=pytestconfig.getoption("--souk-url"), timeout=30, transport=transport)
 
 
-class _AsContracted(httpx.HTTPTransport):
-    """Passes over fields that a contract does not name, as clients of that contract must: later versions add some."""
+class _Tolerant(httpx.HTTPTransport):
+    """Does what every client must: passes over fields that its contract does not name, and tries again when told to.
 
-    def __init__(self, contract: Path) -> None:
+    503 with a time to try again is no answer yet: a machine with much else to do gives it, too.
+    """
+
+    def __init__(self, fields: Collection[str]) -> None:
         super().__init__(limits=httpx.Limits(max_connections=None))
-        self._known = set(_property_names(yaml.safe_load(contract.read_text())))
+        self._fields = fields
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        response = super().handle_request(request)
+        request.read()
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            response = super().handle_request(request)
+            if response.status_code != 503 or "retry-after" not in response.headers or time.monotonic() > deadline:
+                break
+            response.close()
+            time.sleep(int(response.headers["retry-after"]))
         if not (request.url.path.startswith("/v1/") and "json" in response.headers.get("content-type", "")):
             return response
-        body = self._pruned(json.loads(response.read()))
+        body = self._known(json.loads(response.read()))
         headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-length"]
         response.close()
         return httpx.Response(response.status_code, headers=headers, json=body)
 
-    def _pruned(self, value: Any) -> Any:
+    def _known(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [self._pruned(each) for each in value]
+            return [self._known(each) for each in value]
         if isinstance(value, dict):
-            return {name: self._pruned(each) for name, each in value.items() if name in self._known}
+            return {name: self._known(each) for name, each in value.items() if name in self._fields}
         return value
-
-
-def _property_names(schema: Any) -> Iterator[str]:
-    """Of all schemas in an OpenAPI document."""
-    if isinstance(schema, list):
-        for each in schema:
-            yield from _property_names(each)
-    elif isinstance(schema, dict):
-        yield from schema.get("properties", ())
-        for each in schema.values():
-            yield from _property_names(each)

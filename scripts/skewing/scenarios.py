@@ -9,7 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import yaml
 from releasing.build import checkout, git
 from releasing.ledger import ROOT
 
@@ -37,6 +39,14 @@ class Suite:
 
     name: str
     tree: Path
+    fields: Sequence[str]
+    """What its REST contract names; clients pass over anything else."""
+
+    @staticmethod
+    def of(name: str, tree: Path) -> "Suite":
+        """The suite in a checkout."""
+        contract = yaml.safe_load((tree / CONTRACT).read_text())
+        return Suite(name, tree, sorted({*_property_names(contract)}))
 
     def run(self, url: str, serving: Iterable[Installed]) -> Outcome:
         """Against the gateway at `url`, behind which these versions serve."""
@@ -50,7 +60,7 @@ class Suite:
                 # What is a warning or an unknown marker to today's tools must not fail yesterday's scenarios.
                 *("-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings="),
                 *(f"--souk-url={url}", f"--souk-released={released}"),
-                *(f"--souk-contract={CONTRACT}", f"--souk-result={result}", "tests/e2e"),
+                *(f"--souk-fields={','.join(self.fields)}", f"--souk-result={result}", "tests/e2e"),
             ]
             environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
             done = subprocess.run(
@@ -75,10 +85,21 @@ def suites(versions: Iterable[Installed]) -> Iterator[Sequence[Suite]]:
             if content == unchanged:
                 same = same or f", unchanged since {release}"
             elif content not in found:
-                found[content] = Suite(release, stack.enter_context(checkout(commit, *PATHS)))
-        yield [Suite(f"the tree{same}", ROOT), *found.values()]
+                found[content] = Suite.of(release, stack.enter_context(checkout(commit, *PATHS)))
+        yield [Suite.of(f"the tree{same}", ROOT), *found.values()]
 
 
 def _content(commit: str) -> str:
     """The same for commits with the same scenarios."""
     return git("rev-parse", *(f"{commit}:{path}" for path in ("tests/e2e", "tests/deployments.py", CONTRACT)))
+
+
+def _property_names(schema: Any) -> Iterator[str]:
+    """Of all schemas in an OpenAPI document."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _property_names(each)
+    elif isinstance(schema, dict):
+        yield from schema.get("properties", ())
+        for each in schema.values():
+            yield from _property_names(each)
