@@ -85,15 +85,20 @@ def wheel_of_tree(package: str) -> Path:
 
 
 def _is_released(service: str, ledger: Ledger) -> bool:
-    """Whether the tree's service, and its contracts, are what was released last."""
-    return all(
-        (latest := ledger.latest(package)) is not None
-        and not git("diff", "--name-only", latest.commit, "--", *paths)
-        and not git("ls-files", "--others", "--exclude-standard", "--", *paths)
-        for package, paths in (
-            (service, [f"{folder(service)}/src", f"{folder(service)}/requirements.lock"]),
-            ("contracts", ["contracts/proto", "contracts/generator", "contracts/src"]),
-        )
+    """Whether the tree's service, with the tree's contracts, is what was released last."""
+    latest, contracts = ledger.latest(service), ledger.latest("contracts")
+    if latest is None or contracts is None or latest.contracts != contracts.version:
+        return False
+    place = folder(service)
+    return not _changed(latest.commit, f"{place}/src", f"{place}/requirements.lock") and not _changed(
+        contracts.commit, "contracts/proto", "contracts/generator", "contracts/src"
+    )
+
+
+def _changed(commit: str, *paths: str) -> bool:
+    return bool(
+        git("diff", "--name-only", commit, "--", *paths)
+        or git("ls-files", "--others", "--exclude-standard", "--", *paths)
     )
 
 

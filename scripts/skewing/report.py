@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from releasing.ledger import SERVICES
@@ -70,7 +71,7 @@ def table(cells: Sequence[Cell]) -> str:
 def as_markdown(cells: Sequence[Cell], rolled: Rolled | None) -> str:
     """docs/skew.md."""
     left_out = Counter(name for cell in cells for each in cell.outcomes.values() for name in each.left_out)
-    parts = [DOCUMENT.format(policy=POLICY), table(cells)]
+    parts = [DOCUMENT.format(policy=fill(POLICY, 120)), table(cells)]
     if left_out:
         parts.append(
             "Left out, since they stop services, or are about what is newer than what serves: "
@@ -102,10 +103,12 @@ def row(package: str, run: Path) -> str:
     beside = []
     for service in SERVICES:
         if service != package:
-            found = list(dict.fromkeys(cell["versions"][service] for cell in own))
+            # What is in no release has no version to name.
+            found = [each for each in dict.fromkeys(c["versions"][service] for c in own) if not each.endswith("+")]
             good = [each for each in found if all(c["green"] for c in own if c["versions"][service] == each)]
             beside.append(f"{service} {' and '.join(good) or 'none'}")
-    itself = f", and {versions[0]} of its own" if len(versions) > 1 and not said["rolling"]["wrong"] else ""
+    rolled = len(versions) > 1 and not said.get("rolling", {"wrong": True})["wrong"]
+    itself = f", and {versions[0]} of its own" if rolled else ""
     return f"Runs beside {'; '.join(beside)}{itself}."
 
 
