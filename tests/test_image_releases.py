@@ -18,6 +18,8 @@ from releasing.ledger import SERVICES, Ledger, Release
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.timeout(300)  # each builds images, several times over
+
 NEXT_MINOR = iter(range(random.randrange(1000, 1_000_000_000), 2_000_000_000))
 """Versions below 1.0 that no other run has, since all runs on a machine share its engine."""
 
