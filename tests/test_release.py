@@ -1,5 +1,7 @@
 """Releases: each of one package alone, and each built again from the history, bit for bit."""
 
+import itertools
+import json
 import os
 import subprocess
 import sys
@@ -74,23 +76,47 @@ def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path / "souk")
 
 
-def test_a_release_changes_one_package_and_the_ledger(repository: Repository) -> None:
+def skew(folder: Path) -> Path:
+    """What a run of the matrix wrote."""
+    versions = {
+        "gateway": ["7.0.0", "7.1.0"],
+        "orders": ["7.0.0", "7.1.0"],
+        "reservations": ["7.0.0"],
+        "loyalty": ["7.0.0"],
+    }
+    cells = [
+        {"versions": dict(zip(versions, cell, strict=True)), "ages": {"orders": "new"}, "green": True}
+        for cell in itertools.product(*versions.values())
+        if cell[1] == "7.1.0"
+    ]
+    path = folder / "skew.json"
+    path.write_text(json.dumps({"versions": versions, "cells": cells, "rolling": {"wrong": []}}))
+    return path
+
+
+def test_a_release_changes_one_package_and_the_ledger(repository: Repository, tmp_path: Path) -> None:
     repository.release("contracts", "7.0.0")
     repository.release("orders", "7.0.0")
-    assert set(repository.git("show", "--name-only", "--format=", "orders-v7.0.0").splitlines()) == {
+    assert set(repository.git("show", "--name-only", "--format=", "orders-v7.0.0^{commit}").splitlines()) == {
         "packages/orders/CHANGELOG.md",
         "packages/orders/changelog.d/+first.added.md",
         "packages/orders/src/souk_orders/__init__.py",
         *repository.git("ls-tree", "--name-only", "-r", "orders-v7.0.0^", "packages/orders/changelog.d/").splitlines(),
     }
     assert repository.git("show", "--name-only", "--format=", "HEAD") == "releases.toml"
-    assert repository.git("rev-parse", "HEAD^") == repository.git("rev-parse", "orders-v7.0.0")
+    assert repository.git("rev-parse", "HEAD^") == repository.git("rev-parse", "orders-v7.0.0^{commit}")
     assert "- The first thing.\n" in (repository.folder / "packages/orders/CHANGELOG.md").read_text()
     repository.note("orders", "second")
     repository.commit("a second thing")
-    repository.release("orders", "minor")
+    repository.release("orders", "minor", f"--skew={skew(tmp_path)}")
     changelog = (repository.folder / "packages/orders/CHANGELOG.md").read_text()
-    assert changelog.index("## 7.1.0") < changelog.index("The second thing") < changelog.index("## 7.0.0")
+    beside = "Runs beside gateway 7.0.0 and 7.1.0; reservations 7.0.0; loyalty 7.0.0, and 7.0.0 of its own."
+    assert (
+        changelog.index("## 7.1.0")
+        < changelog.index(beside)
+        < changelog.index("The second thing")
+        < changelog.index("## 7.0.0")
+    )
 
 
 def test_a_plan_changes_nothing(repository: Repository) -> None:

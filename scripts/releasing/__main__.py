@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from skewing.report import NoRow, row
+
 from releasing.build import CannotBuild, build, checkout, git, sha256
 from releasing.ledger import PACKAGES, ROOT, Ledger, NotReleased, Release, folder, numbers
 
@@ -76,8 +78,11 @@ def contracts_for(package: str, ledger: Ledger) -> str:
     return latest.version
 
 
-def release(package: str, wanted: str, checks: str, dry_run: bool) -> None:
-    """Raises Refused before anything is changed; CannotBuild when all is as it was before."""
+def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: bool) -> None:
+    """Raises Refused before anything is changed; CannotBuild when all is as it was before.
+
+    `skew` is what a run of scripts/skew on this tree wrote; without it there is one.
+    """
     ledger = Ledger()
     latest = ledger.latest(package)
     version = next_version(package, wanted, latest)
@@ -91,8 +96,9 @@ def release(package: str, wanted: str, checks: str, dry_run: bool) -> None:
     if git("tag", "--list", tag):
         raise Refused(f"The tag {tag} is there already.")
     old = version_in(version_file(package).read_text())
+    meets = package != "contracts" and latest is not None
     for step in (
-        f"run {checks}",
+        f"run {checks}" + (" and ./scripts/skew" if meets and skew is None else ""),
         f"write {folder(package)}/CHANGELOG.md from {', '.join(fragments)}",
         f"set the version in {version_file(package).relative_to(ROOT)}, {old} until now, to {version}",
         f"commit, and tag {tag}",
@@ -104,9 +110,10 @@ def release(package: str, wanted: str, checks: str, dry_run: bool) -> None:
         return
     if subprocess.run(shlex.split(checks), cwd=ROOT, check=False).returncode:
         raise Refused(f"'{checks}' fails.")
+    runs_beside = _runs_beside(package, skew) if meets else ""
     before = git("rev-parse", "HEAD")
     try:
-        _write(package, version)
+        _write(package, version, runs_beside)
         git("add", "--all", folder(package))
         git("commit", "--quiet", f"--message=Release {package} {version}")
         commit = git("rev-parse", "HEAD")
@@ -124,13 +131,30 @@ def release(package: str, wanted: str, checks: str, dry_run: bool) -> None:
     print(f"Released {package} {version}: push the branch and the tag {tag}.")
 
 
-def _write(package: str, version: str) -> None:
+def _runs_beside(package: str, skew: Path | None) -> str:
+    """The service's row of the matrix. Raises Refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        if skew is None:
+            skew = Path(folder) / "skew.json"
+            if subprocess.run(["./scripts/skew", f"--json={skew}"], cwd=ROOT, check=False).returncode:
+                raise Refused("Old and new versions do not run beside each other: './scripts/skew' fails.")
+        try:
+            return row(package, skew)
+        except NoRow as error:
+            raise Refused(str(error)) from error
+
+
+def _write(package: str, version: str, runs_beside: str) -> None:
     today = datetime.datetime.now(datetime.UTC).date()
     command = [sys.executable, "-m", "towncrier", "build", "--yes", f"--config={ROOT}/towncrier.toml"]
     options = [f"--dir={ROOT / folder(package)}", f"--name=souk-{package}", f"--version={version}", f"--date={today}"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CannotBuild(f"The changelog cannot be written:\n{done.stdout}{done.stderr}")
+    if runs_beside:
+        changelog = ROOT / folder(package) / "CHANGELOG.md"
+        heading = f"## {version} ({today})\n"
+        changelog.write_text(changelog.read_text().replace(heading, f"{heading}\n{runs_beside}\n"))
     path = version_file(package)
     text = path.read_text()
     path.write_text(text.replace(f'__version__ = "{version_in(text)}"', f'__version__ = "{version}"'))
@@ -182,6 +206,7 @@ def main() -> int:
     parser.add_argument("version", nargs="?", help="patch, minor, major, or the version itself")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     parser.add_argument("--checks", default="./scripts/check", metavar="COMMAND", help="what must pass (%(default)s)")
+    parser.add_argument("--skew", type=Path, metavar="FILE", help="what ./scripts/skew --json wrote about this tree")
     options = parser.parse_args()
     if options.package == "verify" and options.version:
         parser.error("verify takes no version: it builds all")
@@ -190,7 +215,7 @@ def main() -> int:
     try:
         if options.package == "verify":
             return 1 if verify() else 0
-        release(options.package, options.version, options.checks, options.dry_run)
+        release(options.package, options.version, options.checks, options.skew, options.dry_run)
     except (Refused, CannotBuild) as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 
 import httpx
 import psycopg
+import pytest
 
 from souk_contracts.orders.v1 import CreateResponse, OrderStatus
 from tests.faults.conftest import on
@@ -221,6 +222,72 @@ async def test_a_retry_joins_the_hold_of_an_attempt_that_gave_up(
     assert (await request.place(rest)).status_code == 201
     await souk.settle()
     assert await on_hand(rest, tea) == (0, 0, 2)
+
+
+async def test_a_service_that_is_away_before_the_order_is_waited_for_with_the_same_key(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea, customer = await put_item(rest, 10), await put_customer(rest, 100)
+    for name in ("reservations", "loyalty", "orders"):
+        request = Request(customer, {tea: 1}, redeem_points=1)
+        souk.services[name].kill()
+        answer = await request.send(rest)
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable"), answer.text
+        assert int(answer.headers["retry-after"]) >= 1
+        await souk.services[name].start()
+        assert (await request.place(rest)).status_code == 201
+    await souk.settle()
+    assert await on_hand(rest, tea) == (7, 0, 3)
+
+
+async def test_what_was_held_for_an_order_that_never_came_is_free_again(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    await restart(souk, SHORT)
+    try:
+        tea, customer = await put_item(rest, 10), await put_customer(rest, 100)
+        request = Request(customer, {tea: 4}, redeem_points=40)
+        souk.proxies["gateway", "orders"].lose_calls("Create", request.order_id)
+        assert (await request.send(rest)).status_code == 503
+        await souk.settle()  # nobody asks again
+        assert await on_hand(rest, tea) == (10, 0, 0)
+        account = (await rest.get(f"/v1/customers/{customer}")).json()
+        assert (account["points"], account["points_held"]) == (100, 0)
+    finally:
+        await restart(souk, USUAL)
+
+
+@pytest.mark.parametrize("name", ["reservations", "loyalty"])
+async def test_a_service_that_is_away_after_the_order_confirms_it_when_it_is_back(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient, name: str
+) -> None:
+    request = Request(await put_customer(rest, 100), {await put_item(rest, 10): 2}, redeem_points=30)
+    kept = souk.proxies["orders", name].keep("Confirm", request.order_id)
+    assert (await request.place(rest)).status_code == 201
+    await kept.there()
+    souk.services[name].kill()
+    assert await status_of(rest, request.order_id) == "ACCEPTED"
+    await souk.services[name].start()
+    await reaches(rest, request.order_id, "CONFIRMED")
+    await souk.settle()
+
+
+async def test_an_order_goes_without_loyalty_where_that_is_away_and_not_required(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea, customer = await put_item(rest, 10), await put_customer(rest, 100, tier="gold")
+    await souk.services["gateway"].restart(SOUK_LOYALTY_REQUIRED="false")
+    souk.services["loyalty"].kill()
+    try:
+        answer = await Request(customer, {tea: 2}).place(rest)
+        assert (answer.status_code, answer.json()["discount"], answer.json()["without_loyalty"]) == (201, 0, True)
+        refused = await Request(customer, {tea: 2}, redeem_points=1).send(rest)
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+    finally:
+        await souk.services["loyalty"].start()
+        await souk.services["gateway"].restart(SOUK_LOYALTY_REQUIRED="true")
+    await souk.settle()
+    assert (await rest.get(f"/v1/orders/{answer.json()['id']}")).json()["status"] == "CONFIRMED"
 
 
 async def test_a_refusal_that_was_answered_stands_after_a_restock(

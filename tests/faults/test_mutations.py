@@ -83,6 +83,19 @@ MUTATIONS = [
         "tests/faults/test_directed.py::test_a_create_that_comes_late_finds_what_became_of_the_order[sqlite]",
     ),
     Mutation(
+        "orders are decided on without a lock on their rows",
+        "orders",
+        (
+            Change(
+                "storage.py",
+                "_LOCK_ORDERS = _SELECT_ORDERS.order_by(orders.c.order_id).with_for_update()",
+                "_LOCK_ORDERS = _SELECT_ORDERS.order_by(orders.c.order_id)",
+            ),
+        ),
+        "packages/orders/tests/test_orders_postgresql.py"
+        "::test_an_order_that_one_process_cancels_is_not_confirmed_by_another_at_the_same_time",
+    ),
+    Mutation(
         "the gateway releases what it held when it gives up",
         "gateway",
         (

@@ -5,6 +5,7 @@ again. How the processes run beside each other is not chosen, so a replay meets 
 """
 
 import asyncio
+import itertools
 import os
 import random
 import sys
@@ -69,10 +70,11 @@ async def shop(
                 await rest.post(f"/v1/orders/{request.order_id}/cancel")
 
 
-async def run(souk: Souk[Any], disturb: Disturb, calm: Callable[[], Awaitable[None]], what: str) -> None:
+async def run(souk: Souk[Any], disturb: Disturb, calm: Callable[[], Awaitable[None]], what: str) -> Counter[str]:
     """Places all orders under disturbance; then lets it settle, and checks every answer against what there is.
 
-    The audit runs beside it all the while, and must not take what is in flight for a fault.
+    The audit runs beside it all the while, and must not take what is in flight for a fault. Gives what was done to it,
+    and how often.
     """
     seed = new_seed()
     choose = random.Random(seed)
@@ -102,6 +104,7 @@ async def run(souk: Souk[Any], disturb: Disturb, calm: Callable[[], Awaitable[No
             summary = f"{what}, {seconds:.0f} s: {dict(done)}; {dict(told)}; {dict(report.orders)}"
             print(summary, file=sys.stderr, flush=True)
             await check_answers(rest, souk, requests, answers)
+            return done
     except BaseException:
         souk.copy_logs(sys.stderr)
         raise
@@ -168,7 +171,8 @@ async def test_services_are_killed_at_random_and_each_key_has_one_answer(tmp_pat
     async def kill(choose: random.Random, done: Counter[str]) -> None:
         await _kill(souk, choose, done)
 
-    await run(souk, kill, souk.serving, "kills")
+    done = await run(souk, kill, souk.serving, "kills")
+    assert all(done[f"kills of {name}"] for name in souk.services)
 
 
 @pytest.mark.timeout(TIMEOUT_S + 120)
@@ -178,12 +182,14 @@ async def test_replicas_and_their_database_are_killed_at_random_and_each_key_has
     souk: Souk[TcpProxy] = Souk(tmp_path, postgresql=postgresql, backends=2, gateways=2, SOUK_LOYALTY_REQUIRED="false")
 
     async def kill(choose: random.Random, done: Counter[str]) -> None:
-        if done.total() % 25 == 20:
+        if next(kills) % 15 == 10:
             await asyncio.to_thread(_crash, postgresql)
             done["kills of PostgreSQL"] += 1
         await _kill(souk, choose, done)
 
-    await run(souk, kill, souk.serving, "kills on PostgreSQL")
+    kills = itertools.count()
+    done = await run(souk, kill, souk.serving, "kills on PostgreSQL")
+    assert done["kills of PostgreSQL"]
 
 
 def _crash(postgresql: PostgreSQL) -> None:
@@ -211,4 +217,6 @@ async def test_connections_are_cut_and_stalled_at_random_and_each_key_has_one_an
         for proxy in souk.proxies.values():
             proxy.flow()
 
-    await run(souk, disturb, calm, "cuts and stalls")
+    done = await run(souk, disturb, calm, "cuts and stalls")
+    assert any("cuts" in name for name in done)
+    assert any("stalls" in name for name in done)

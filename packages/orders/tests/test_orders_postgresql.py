@@ -18,7 +18,7 @@ from souk_orders.domain import Decided, Order, Refusal, Status, StorageUnavailab
 from souk_orders.migrate import migrate
 from souk_orders.relay import OutboxRelay, Reply
 from souk_orders.service import Answered, Cancel, Command, Complete, Create, Lease, Refuse
-from souk_orders.storage import SqlStorage
+from souk_orders.storage import SqlStorage, carry_out
 
 PRINT = bytes(32)
 LATER_US = 10**15
@@ -200,3 +200,28 @@ def test_order_ids_are_sorted_by_their_bytes(database_url: str) -> None:
         query = "SELECT collation_name FROM information_schema.columns WHERE column_name = 'order_id'"
         assert set(connection.execute(text(query)).scalars()) == {"C"}
     database.close()
+
+
+def waits_for_a_lock(connection: Connection) -> bool:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return bool(connection.execute(text(query)).scalar_one())
+
+
+async def test_an_order_that_one_process_cancels_is_not_confirmed_by_another_at_the_same_time(
+    open_storage: Callable[[], SqlStorage], terms: Terms
+) -> None:
+    first, second = open_storage(), open_storage()
+    order_id = new_id()
+    await first.execute([create(order_id, terms)])
+    leases = await first.execute([Lease(to, 10, LATER_US) for to in Participant])
+    told = [delivery.message for outcome in leases if isinstance(outcome, tuple) for delivery in outcome]
+    await first.execute([Answered(told[0], None)])
+    with first._database.write() as connection:
+        carry_out(connection, [Cancel(order_id)], 0)
+        last = asyncio.create_task(second.execute([Answered(told[1], None)]))
+        async with asyncio.timeout(30):
+            while not await second._read(waits_for_a_lock):  # noqa: ASYNC110 (the event is in the server)
+                await asyncio.sleep(0.01)
+    await last
+    assert (await first.order(order_id)).status is Status.CANCELLED
+    assert await first._read(messages) == 2  # the releases

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 
 from souk_orders import __version__
 from souk_orders.book import Participant
@@ -360,6 +361,35 @@ async def test_a_poisoned_message_does_not_hold_up_the_others_and_is_never_dropp
     del goods.says[first]
     await relay.run_once()
     assert await status(storage, first) is Status.CONFIRMED
+
+
+@pytest.mark.parametrize("spoilt", ["[[1]]", "null", '[["tea", "Tea"]]'])
+async def test_an_order_that_cannot_be_read_does_not_hold_up_the_others_and_goes_on_when_it_is_mended(
+    relay: OutboxRelay, storage: SqlStorage, terms: Terms, advance: Callable[[float], None], spoilt: str
+) -> None:
+    first, *others = await accepted(storage, terms, count=5)
+    lines = set_lines(storage, first, spoilt)
+    await relay.run_once()
+    assert {await status(storage, order_id) for order_id in others} == {Status.CONFIRMED}
+    (more,) = await accepted(storage, terms)  # nothing is left of what went wrong
+    await relay.run_once()
+    assert await status(storage, more) is Status.CONFIRMED
+    set_lines(storage, first, lines)
+    advance(30)
+    await relay.run_once()
+    assert await status(storage, first) is Status.CONFIRMED
+
+
+def set_lines(storage: SqlStorage, order_id: str, lines: str) -> str:
+    """By hand; gives what stood there."""
+    with storage._database.write() as connection:
+        key = {"key": order_id}
+        before = connection.execute(
+            text("SELECT CAST(lines AS TEXT) FROM orders WHERE order_id = :key"), key
+        ).scalar_one()
+        cast = "CAST(:lines AS JSON)" if connection.dialect.name == "postgresql" else ":lines"
+        connection.execute(text(f"UPDATE orders SET lines = {cast} WHERE order_id = :key"), {**key, "lines": lines})
+    return str(before)
 
 
 async def test_many_failures_are_told_in_one_line(

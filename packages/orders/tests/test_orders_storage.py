@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from souk_orders.domain import (
     UnknownOrder,
     WrongStatus,
 )
+from souk_orders.migrate import migrate
 from souk_orders.service import Answered, Cancel, Command, Complete, Create, Lease, Outcome, PutOff, Refuse
 from souk_orders.storage import REVISION, SqlStorage
 
@@ -359,4 +361,57 @@ def test_a_schema_fits_the_versions_that_it_names_and_later_ones(database_url: s
     database.check_schema(REVISION, "1.10.0")
     with pytest.raises(SchemaMismatch, match=r"run version 1\.10\.0 or later"):
         database.check_schema(REVISION, "1.9.0")
+    database.close()
+
+
+def test_a_schema_that_a_newer_version_made_is_not_migrated_back_or_on(database_url: str) -> None:
+    database = Database(database_url)
+    with database.write() as connection:
+        connection.execute(text("UPDATE schema_support SET revision = '9999'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    migrate(database_url)
+    with database.write() as connection:
+        connection.execute(text("UPDATE schema_support SET oldest_version = '9.0.0'"))
+    with pytest.raises(SchemaMismatch, match=r"run version 9\.0\.0 or later"):
+        migrate(database_url)
+    database.close()
+
+
+def test_a_database_of_another_service_is_refused(database_url: str) -> None:
+    database = Database(database_url)
+    with database.write() as connection:
+        connection.execute(text("UPDATE schema_support SET service = 'loyalty'"))
+    with pytest.raises(SchemaMismatch, match="the database is that of loyalty; name one for orders alone"):
+        migrate(database_url)
+    with database.write() as connection:
+        connection.execute(text("DELETE FROM schema_support"))
+    with pytest.raises(SchemaMismatch, match="schema_support is empty"):
+        database.check_schema(REVISION, "1.0.0")
+    database.close()
+
+
+def read_half(transaction: Callable[[], AbstractContextManager[Connection]]) -> None:
+    with transaction() as connection:
+        for _ in connection.execute(text("SELECT version_num FROM alembic_version")):
+            raise ZeroDivisionError
+
+
+def test_what_nobody_foresaw_leaves_no_connection_behind_that_reads_what_is_old(database_url: str) -> None:
+    database = Database(database_url)
+    failures = []
+    for transaction in (database.read, database.write):
+        for n in range(3):
+            with database.write() as connection:
+                connection.execute(text(f"INSERT INTO alembic_version VALUES ('{transaction.__name__}{n}')"))
+        with pytest.raises(ZeroDivisionError) as failure:
+            read_half(transaction)
+        failures.append(failure)  # and with it, the rows that were not read
+    other = Database(database_url)
+    with other.write() as connection:
+        connection.execute(text("DELETE FROM alembic_version"))
+    with database.write() as connection:
+        connection.execute(text("INSERT INTO alembic_version VALUES ('last')"))
+    with database.read() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["last"]
+    other.close()
     database.close()

@@ -4,12 +4,15 @@ The same file stands in every service that has a database; see docs/adr/0003-one
 """
 
 import logging
+from contextlib import closing
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 
-from .database import Database
+from . import __version__
+from .database import Database, SchemaBehind
+from .storage import REVISION
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +23,20 @@ _ALONE = (
 
 
 def migrate(url: str) -> None:
-    """Runs the migrations that the database has not seen; several may try at once. Raises StorageUnavailable."""
-    database = Database(url)
+    """Runs the migrations that the database has not seen; several may try at once.
+
+    A database that a newer version has migrated is left alone. Raises StorageUnavailable, and SchemaMismatch where
+    that version does not let this one work on it.
+    """
+    with closing(Database(url)) as database:
+        try:
+            database.check_schema(REVISION, __version__)
+        except SchemaBehind:
+            _upgrade(database)
+    log.info("the database is up to date")
+
+
+def _upgrade(database: Database) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with database.write() as connection:
@@ -29,5 +44,3 @@ def migrate(url: str) -> None:
             connection.exec_driver_sql(statement)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-    database.close()
-    log.info("the database is up to date")

@@ -1,6 +1,7 @@
 """Orders and their outbox in a database, by SQLAlchemy Core."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,11 @@ _UPDATE_MESSAGE = (
     .where(_IS_MESSAGE)
     .values({column.name: bindparam(column.name) for column in outbox.c if not column.primary_key})
 )
+_PUT_OFF = (
+    update(outbox)
+    .where(_IS_MESSAGE)
+    .values(due_at_us=bindparam("due"), attempts=outbox.c.attempts + 1, last_error=bindparam("error"))
+)
 _DELETE_MESSAGE = delete(outbox).where(_IS_MESSAGE)
 _SELECT_ORDERS = select(orders).where(orders.c.order_id.in_(bindparam("keys", expanding=True)))
 # In the order of their keys, so that two processes never wait for each other. An order's row stands for its messages,
@@ -65,7 +71,14 @@ _LOCK_DUE = (
     .with_for_update(of=orders, skip_locked=True)
 )
 
+_UNREADABLE = (TypeError, ValueError, LookupError, AttributeError)
+"""What reading a row raises that somebody has spoilt."""
+
+_UNREADABLE_DELAY_US = 30_000_000
+
 Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 
 class SqlStorage:
@@ -150,8 +163,7 @@ def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) 
     old_decisions = _load_decisions(connection, _LOCK_ORDERS, order_ids)
     for participant, limit in wanted.items():
         # The other commands may each take one away.
-        due = {"to": participant.value, "now_us": now_us, "limit": limit + len(commands)}
-        old_decisions.update({row.order_id: tables.decision(row) for row in connection.execute(_LOCK_DUE, due)})
+        old_decisions.update(_load_due(connection, participant, now_us, limit + len(commands)))
     old_outbox = _load_outbox(connection, old_decisions)
 
     book = OrderBook(old_decisions, old_outbox.values(), now_us)
@@ -195,8 +207,29 @@ def _load_order(connection: Connection, order_id: str) -> Order:
 
 def _load_decisions(connection: Connection, query: Select[Any], order_ids: Iterable[str]) -> dict[str, Decision]:
     keys = list(order_ids)
-    rows = connection.execute(query, {"keys": keys}) if keys else ()
-    return {row.order_id: tables.decision(row) for row in rows}
+    if not keys:
+        return {}
+    with connection.execute(query, {"keys": keys}) as rows:
+        return {row.order_id: tables.decision(row) for row in rows}
+
+
+def _load_due(connection: Connection, to: Participant, now_us: int, limit: int) -> dict[str, Decision]:
+    """Locks what is due. An order that cannot be read is put off, so that it holds up none of the others."""
+    due = {"to": to.value, "now_us": now_us, "limit": limit}
+    try:
+        with connection.execute(_LOCK_DUE, due) as rows:
+            return {row.order_id: tables.decision(row) for row in rows}
+    except _UNREADABLE:
+        readable = {}
+        for order_id in connection.execute(_LOCK_DUE.with_only_columns(orders.c.order_id), due).scalars().all():
+            try:
+                readable.update(_load_decisions(connection, _SELECT_ORDERS, [order_id]))
+            except _UNREADABLE as error:
+                log.warning("order %s cannot be read, so %s cannot be told of it: %s", order_id, to, error)
+                reason = f"the order cannot be read: {error}"[:500]
+                message = {"key": order_id, "to": to.value, "due": now_us + _UNREADABLE_DELAY_US, "error": reason}
+                connection.execute(_PUT_OFF, message)
+        return readable
 
 
 def _load_outbox(connection: Connection, order_ids: Iterable[str]) -> dict[tuple[str, Participant], Message]:

@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 
 from . import SERVICE
-from .domain import StorageUnavailable
+from .domain import DomainError, StorageUnavailable
 from .environment import BadSetting
 
 log = logging.getLogger(__name__)
@@ -85,13 +85,13 @@ class Database:
         """
         with _translated(), self._turn():
             connection = self.engine.connect().execution_options(souk_writes=True)
-            with connection, connection.begin():
+            with connection, _clean(connection), connection.begin():
                 yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection to read with; each statement sees one state of the database. Raises StorageUnavailable."""
-        with _translated(), self.engine.connect() as connection, connection.begin():
+        with _translated(), self.engine.connect() as connection, _clean(connection), connection.begin():
             yield connection
 
     def check_schema(self, revision: str, version: str) -> None:
@@ -103,7 +103,11 @@ class Database:
         with self.read() as connection:
             if not self.engine.dialect.has_table(connection, "schema_support"):
                 raise SchemaBehind("the database is empty; run the `migrate` command first")
-            found = connection.execute(text("SELECT revision, oldest_version FROM schema_support")).one()
+            query = text("SELECT service, revision, oldest_version FROM schema_support")
+            found = connection.execute(query).one_or_none()
+        if found is None or found.service != SERVICE:
+            whose = f"that of {found.service}" if found else "nobody's: its table schema_support is empty"
+            raise SchemaMismatch(f"the database is {whose}; name one for {SERVICE} alone")
         if found.revision < revision:
             raise SchemaBehind(
                 f"the database is at migration {found.revision} and version {version} needs {revision}; "
@@ -131,6 +135,17 @@ class Database:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)  # closing the file lets go of it
             yield
+
+
+@contextmanager
+def _clean(connection: Connection) -> Iterator[None]:
+    """Gives a connection up after what nobody foresaw: a result that was half read would keep it at an old snapshot."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, DomainError | DBAPIError):
+            connection.invalidate()
+        raise
 
 
 @contextmanager

@@ -53,7 +53,8 @@ def upgrade() -> None:
     )
     support = op.create_table(
         "schema_support",
+        sa.Column("service", sa.String(32), nullable=False),
         sa.Column("revision", sa.String(16), nullable=False),
         sa.Column("oldest_version", sa.String(32), nullable=False),
     )
-    op.bulk_insert(support, [{"revision": revision, "oldest_version": OLDEST_VERSION}])
+    op.bulk_insert(support, [{"service": "loyalty", "revision": revision, "oldest_version": OLDEST_VERSION}])
