@@ -79,7 +79,7 @@ def built(release: Release) -> Built:
     """A release's files, built from its commit unless they are in the cache. Raises CannotBuild if they differ."""
     place = CACHE / f"{release.package}-{release.version}-{release.wheel[:12]}"
     if not place.exists():
-        with checkout(release.commit, folder(release.package), TOOLS_LOCK) as tree:
+        with checkout(release.commit) as tree:  # all of it: what stands at the root has a say in what is generated
             made = build(tree, release.package, int(git("show", "-s", "--format=%ct", release.commit)), tree / "out")
             for path, wanted in ((made.wheel, release.wheel), (made.sdist, release.sdist)):
                 if sha256(path) != wanted:

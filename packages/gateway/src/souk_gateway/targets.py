@@ -10,7 +10,8 @@ WANTED = (
 )
 VERSION = r"[0-9A-Za-z][0-9A-Za-z.+_-]*"
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/=,;]+):(?P<port>[0-9]{1,5})")
-_GRPC_NAME = re.compile(r"(?:[a-z][a-z0-9+.-]*://|unix:)[^\s=,;]+")
+# With commas: ipv4:///10.0.0.1:50051,10.0.0.2:50051 is one name.
+_GRPC_NAME = re.compile(r"(?:[a-z][a-z0-9+.-]*://|unix:)[^\s=;]+")
 _WEIGHTED = re.compile(rf"(?P<version>{VERSION})=(?P<address>[^=,;]+);(?P<weight>[0-9]{{1,9}})")
 
 

@@ -1,0 +1,1 @@
+"""Versions that meet: the policy of which may, and the matrix that shows that they can."""

@@ -1,0 +1,58 @@
+"""Which versions of the services a compose file runs."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from releasing.ledger import SERVICES, numbers
+
+_VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<plain>\w+)|\{(?P<name>\w+)(?:(?P<how>:?[-?+])(?P<word>[^}]*))?\})")
+_IMAGE = re.compile(rf"(?:.*/)?souk/(?P<service>{'|'.join(SERVICES)}):(?P<version>[^@]+)(?:@.*)?")
+
+
+class Unreadable(Exception):
+    """A compose file cannot be judged; the text is a sentence that says why."""
+
+
+def versions(path: Path, environment: Mapping[str, str]) -> dict[str, set[str]]:
+    """The versions of each service, with the environment's values for variables. Raises Unreadable."""
+    try:
+        services: dict[str, Any] = yaml.safe_load(path.read_text())["services"]
+        images = [str(each["image"]) for each in services.values() if "image" in each]
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unreadable(f"{path} cannot be read: {error}.") from error
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"{path} is no compose file: {' '.join(str(error).split())}.") from error
+    found: dict[str, set[str]] = {}
+    for image in images:
+        if match := _IMAGE.fullmatch(interpolated(image, environment)):
+            try:
+                numbers(match["version"])
+            except ValueError:
+                raise Unreadable(
+                    f"{path}: the image {match[0]} names no whole version, such as souk/{match['service']}:1.2.0, "
+                    "so what would run is not known."
+                ) from None
+            found.setdefault(match["service"], set()).add(match["version"])
+    if not found:
+        raise Unreadable(f"{path} runs no image of Souk's services (souk/orders:1.0.0 and so on).")
+    return found
+
+
+def interpolated(text: str, environment: Mapping[str, str]) -> str:
+    """The text with its variables resolved as Compose does: $A, ${A}, ${A:-default}, ${A-default} and so on."""
+
+    def value(match: re.Match[str]) -> str:
+        if match["escaped"]:
+            return "$"
+        name, how, word = match["plain"] or match["name"], match["how"] or "-", match["word"] or ""
+        counts = bool(environment.get(name)) if how.startswith(":") else name in environment
+        if how.endswith("?") and not counts:
+            raise Unreadable(f"{name} is not set: {word}")
+        if how.endswith("+"):
+            return word if counts else ""
+        return environment[name] if counts else word
+
+    return _VARIABLE.sub(value, text)

@@ -1,0 +1,165 @@
+"""The versions that meet, each service of each version installed in a virtual environment of its own.
+
+"New" is the working tree. "Old" is the last release that differs from it: right after a release the tree is that
+release, and what it will meet is the one before.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from releasing.build import CACHE, TOOLS_LOCK, CannotBuild, build, built, git, sha256
+from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder
+
+Age = Literal["old", "new"]
+BUILT_WITH = (TOOLS_LOCK, "ruff.toml", ".gitignore")
+"""What has a say in a package's wheel, beside its folder."""
+_UV = Path(sys.executable).parent / "uv"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A version of a service that can be started."""
+
+    service: str
+    age: Age
+    version: str
+    """What it says of itself."""
+    changed: bool
+    """Whether it is the tree, with changes that no release has."""
+    python: Path
+    """The interpreter of its environment."""
+    commit: str
+    """Of its release; of a tree that has changes, none."""
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.label}"
+
+    @property
+    def label(self) -> str:
+        """Its version; of a tree that has changes since that was released, the version and a plus."""
+        return f"{self.version}+" if self.changed else self.version
+
+
+def installed(say: Callable[[str], None]) -> Mapping[str, Sequence[Installed]]:
+    """Of each service the old version, where there is one, and the new one. Raises CannotBuild, NotReleased."""
+    ledger = Ledger()
+    contracts = wheel_of_tree("contracts")
+    found = {}
+    for service in SERVICES:
+        released = ledger.of(service)
+        same = _is_released(service, ledger)
+        earlier = released[:-1] if same and len(released) > 1 else released
+        old = [_old(earlier[-1], ledger)] if earlier else []
+        found[service] = [*old, _new(service, contracts, released, same)]
+        say(f"{service}: {' and '.join(each.label for each in found[service])}")
+    return found
+
+
+def wheel_of_tree(package: str) -> Path:
+    """Built from the working tree, unless that has been done."""
+    options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
+    paths = git("ls-files", *options, "--", folder(package), *BUILT_WITH)
+    files = [ROOT / path for path in paths.splitlines() if "/tests/" not in path and (ROOT / path).is_file()]
+    digest = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(ROOT)} {len(content)}\n".encode() + content)
+
+    def make(place: Path) -> None:
+        with TemporaryDirectory(prefix="souk-") as tree:
+            for file in files:
+                copy = tree / file.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+            build(Path(tree), package, int(git("show", "--no-patch", "--format=%ct", "HEAD")), place)
+
+    (wheel,) = _made(f"tree-{package}-{digest.hexdigest()[:12]}", make).glob("*.whl")
+    return wheel
+
+
+def _is_released(service: str, ledger: Ledger) -> bool:
+    """Whether the tree's service, with the tree's contracts, is what was released last."""
+    latest, contracts = ledger.latest(service), ledger.latest("contracts")
+    if latest is None or contracts is None or latest.contracts != contracts.version:
+        return False
+    place = folder(service)
+    return not _changed(latest.commit, f"{place}/src", f"{place}/requirements.lock") and not _changed(
+        contracts.commit, "contracts/proto", "contracts/generator", "contracts/src"
+    )
+
+
+def _changed(commit: str, *paths: str) -> bool:
+    return bool(
+        git("diff", "--name-only", commit, "--", *paths)
+        or git("ls-files", "--others", "--exclude-standard", "--", *paths)
+    )
+
+
+def _old(release: Release, ledger: Ledger) -> Installed:
+    lock = git("show", f"{release.commit}:{folder(release.package)}/requirements.lock") + "\n"
+    contracts = built(ledger.find("contracts", release.contracts)).wheel
+    python = _environment(release.package, lock, [built(release).wheel, contracts])
+    return Installed(release.package, "old", release.version, False, python, release.commit)
+
+
+def _new(service: str, contracts: Path, released: Sequence[Release], same: bool) -> Installed:
+    wheel = wheel_of_tree(service)
+    version = wheel.name.split("-")[1]
+    lock = (ROOT / folder(service) / "requirements.lock").read_text()
+    python = _environment(service, lock, [wheel, contracts])
+    changed = not same and any(each.version == version for each in released)
+    return Installed(service, "new", version, changed, python, released[-1].commit if same else "")
+
+
+def _environment(service: str, lock: str, wheels: Sequence[Path]) -> Path:
+    """The Python of an environment with these wheels in it, and what the lock pins."""
+    pinned = _third_party(lock)
+    name = hashlib.sha256("".join([pinned.name, *map(sha256, wheels)]).encode()).hexdigest()[:12]
+
+    def make(place: Path) -> None:
+        _run(_UV, "venv", "--quiet", "--no-project", "--no-config", "--python", sys.executable, place)
+        _run(_UV, "pip", "install", "--quiet", "--no-deps", "--offline", "--python", place / "bin/python", *wheels)
+        (site_packages,) = place.glob("lib/python*/site-packages")
+        (site_packages / "third-party.pth").write_text(f"{pinned}\n")
+
+    return _made(f"{service}-{name}", make) / "bin/python"
+
+
+def _third_party(lock: str) -> Path:
+    """A folder with what a lock pins, which the environments of all services with that lock share."""
+
+    def make(place: Path) -> None:
+        with TemporaryDirectory(prefix="souk-") as into:
+            requirements = Path(into) / "requirements.lock"
+            requirements.write_text(lock)
+            options = ("--quiet", "--no-deps", "--require-hashes", "--compile-bytecode", "--python", sys.executable)
+            _run(_UV, "pip", "install", *options, "--target", place, "--requirement", requirements)
+
+    version = "{}.{}".format(*sys.version_info)
+    return _made(f"third-party-{version}-{hashlib.sha256(lock.encode()).hexdigest()[:12]}", make)
+
+
+def _made(name: str, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache, which is there as a whole or not at all."""
+    place = CACHE / name
+    if not place.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f"{name}.", dir=CACHE) as into:
+            partial = Path(into) / name
+            make(partial)
+            if not place.exists():  # nobody else was faster
+                partial.rename(place)
+    return place
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotBuild(f"'{' '.join(map(str, command[:3]))} …' failed:\n{done.stderr}")

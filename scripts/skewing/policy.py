@@ -1,0 +1,45 @@
+"""Which versions may meet: the one place that decides it. README.md and docs/skew.md quote POLICY."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import combinations
+
+from releasing.ledger import numbers
+
+MINORS_APART = 1
+POLICY = (
+    "Two versions of a service may serve at once, on the same database, when they are of one major and their minors "
+    "are at most one apart; services of any versions may call each other while the contracts that they were released "
+    "with are of one major."
+)
+
+
+def breaches(versions: Mapping[str, Collection[str]], contracts: Mapping[tuple[str, str], str]) -> Sequence[str]:
+    """A sentence for each pair that may not meet.
+
+    `versions` are those of each service; `contracts` says which contracts a version of a service was released with,
+    where that is known. Raises ValueError where a version is none.
+    """
+    return [*_beside(versions), *_across(versions, contracts)]
+
+
+def _beside(versions: Mapping[str, Collection[str]]) -> Iterator[str]:
+    for service, found in versions.items():
+        for old, new in combinations(sorted(found, key=numbers), 2):
+            (major, minor, _), (new_major, new_minor, _) = numbers(old), numbers(new)
+            if major != new_major:
+                yield f"{service} {old} beside {new}: they are of different majors, so they cannot share a database."
+            elif new_minor - minor > MINORS_APART:
+                yield (
+                    f"{service} {old} beside {new}: they are {new_minor - minor} minors apart, "
+                    f"and at most {MINORS_APART} may be; go by way of {major}.{new_minor - MINORS_APART}."
+                )
+
+
+def _across(versions: Mapping[str, Collection[str]], contracts: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    known = [(service, each) for service, found in versions.items() for each in found if (service, each) in contracts]
+    for first, second in combinations(known, 2):
+        if first[0] != second[0] and numbers(contracts[first])[0] != numbers(contracts[second])[0]:
+            yield (
+                f"{' '.join(first)} beside {' '.join(second)}: they speak contracts {contracts[first]} and "
+                f"{contracts[second]}, which are of different majors."
+            )

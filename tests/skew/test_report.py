@@ -1,0 +1,44 @@
+"""The line of a run that a release's changelog carries."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from releasing.ledger import SERVICES
+from skewing.report import NoRow, row
+
+
+def cell(green: bool, **versions: str) -> dict[str, Any]:
+    ages = {service: "new" if version == "1.1.0" else "old" for service, version in versions.items()}
+    return {"versions": versions, "ages": ages, "green": green, "scenarios": {}}
+
+
+def written(folder: Path, *cells: dict[str, Any], wrong: tuple[str, ...] = ()) -> Path:
+    path = folder / "skew.json"
+    versions = {service: ["1.0.0", "1.1.0"] for service in SERVICES}
+    path.write_text(json.dumps({"versions": versions, "cells": cells, "rolling": {"wrong": wrong}}))
+    return path
+
+
+OLD = {"gateway": "1.0.0", "reservations": "1.0.0", "loyalty": "1.0.0"}
+
+
+def test_it_names_the_versions_with_which_everything_passed(tmp_path: Path) -> None:
+    unreleased = "1.0.0+"
+    run = written(
+        tmp_path,
+        cell(True, orders="1.1.0", **OLD),
+        cell(True, orders="1.1.0", **{**OLD, "gateway": unreleased}),
+        cell(True, orders="1.1.0", **{**OLD, "gateway": "1.1.0"}),
+        cell(False, orders="1.1.0", **{**OLD, "loyalty": "1.1.0"}),
+        cell(False, orders="1.0.0", **OLD),
+    )
+    assert row("orders", run) == ("Runs beside gateway 1.1.0; reservations none; loyalty 1.0.0, and 1.0.0 of its own.")
+
+
+def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NoRow, match="no combination with the new version of orders"):
+        row("orders", written(tmp_path, cell(True, orders="1.0.0", **OLD)))
+    with pytest.raises(NoRow, match="is not what"):
+        row("orders", tmp_path / "none.json")
