@@ -100,10 +100,10 @@ class Mixed:
 
     def destroy(self) -> None:
         self.compose("down", "--volumes", "--timeout=1")
-        listed = run("docker", "images", "--format={{.Repository}}:{{.Tag}}", "souk/*").split()
-        own = [name for name in listed if self._mark in name]
+        listed = run("docker", "images", "--format={{.Repository}}:{{.Tag}} {{.ID}}", "souk/*").splitlines()
+        own = {line.split()[1] for line in listed if self._mark in line}
         if own:
-            run("docker", "rmi", *own)
+            run("docker", "rmi", *(line.split()[0] for line in listed if line.split()[1] in own))
 
 
 @pytest.fixture(scope="module")
