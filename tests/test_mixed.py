@@ -26,11 +26,11 @@ BEHIND = ("orders", "reservations", "loyalty")
 ORDERS = 200
 
 
-def run(*command: str, folder: Path = ROOT, environment: Mapping[str, str] | None = None) -> str:
+def run(*command: str, folder: Path = ROOT, environment: Mapping[str, str] | None = None, code: int = 0) -> str:
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 
@@ -40,7 +40,7 @@ class Mixed:
     def __init__(self, folder: Path) -> None:
         self._tree = folder / "tree"
         minor = random.randrange(1000, 1_000_000_000)
-        self.old, self.new = f"9.{minor}.0", f"9.{minor}.1"
+        self.old, self.new, self.broken = (f"9.{minor}.{patch}" for patch in range(3))
         self._mark = f":9.{minor}"
         self._targets = folder / "targets"
         port = free_port(2)
@@ -59,10 +59,22 @@ class Mixed:
         run("git", "clone", "--quiet", str(ROOT), str(self._tree))
         (self._tree / "releases.toml").unlink(missing_ok=True)
         for version in (self.old, self.new):
-            for name in SERVICES:
-                path = self._tree / f"packages/{name}/src/souk_{name}/__init__.py"
-                path.write_text(re.sub('__version__ = ".+"', f'__version__ = "{version}"', path.read_text()))
-            run("./scripts/images", "build", folder=self._tree)
+            self._build(version, *SERVICES)
+
+    def build_broken_orders(self) -> None:
+        """A version of orders that fails whenever an order is created."""
+        servicer = self._tree / "packages/orders/src/souk_orders/servicer.py"
+        create = re.compile(r"(async def create\(.*\) -> .*:\n)( +)")
+        text, changed = create.subn(r"\1\2raise RuntimeError('broken by a test')\n\2", servicer.read_text())
+        assert changed == 1
+        servicer.write_text(text)
+        self._build(self.broken, "orders")
+
+    def _build(self, version: str, *services: str) -> None:
+        for name in services:
+            path = self._tree / f"packages/{name}/src/souk_{name}/__init__.py"
+            path.write_text(re.sub('__version__ = ".+"', f'__version__ = "{version}"', path.read_text()))
+        run("./scripts/images", "build", *services, folder=self._tree)
 
     def share(self, old: int, new: int) -> None:
         """Puts the weights into the file."""
@@ -92,8 +104,8 @@ class Mixed:
             for target in targets
         )
 
-    def script(self, *arguments: str) -> str:
-        return run("./scripts/mixed", *arguments, environment=self._environment)
+    def script(self, *arguments: str, code: int = 0, **environment: str) -> str:
+        return run("./scripts/mixed", *arguments, environment=self._environment | environment, code=code)
 
     def compose(self, *arguments: str) -> str:
         return run("docker", "compose", "--file=compose/mixed.yaml", *arguments, environment=self._environment)
@@ -182,3 +194,14 @@ def test_a_canary_gets_its_share_step_by_step_and_is_taken_out_in_one_command(mi
         assert created_by(mixed, gateway) == {f"orders/{mixed.old}": ORDERS}
     shown = mixed.script("status")
     assert re.search(rf"orders +{re.escape(mixed.new)} +0  NOT_SERVING", shown)
+
+
+def test_a_canary_that_fails_is_taken_out_at_once(mixed: Mixed) -> None:
+    mixed.build_broken_orders()
+    walked = mixed.script("--orders=100", code=1, ORDERS_NEW=mixed.broken)
+    steps = re.findall(r"^(\d+) % to the new versions", walked, re.MULTILINE)
+    assert steps in (["0", "10"], ["0", "10", "50"])  # with a luck of 1 in 30,000 it gets through the first
+    (errors,) = re.findall(rf"^  orders +{re.escape(mixed.broken)} .* ([1-9]\d*)$", walked, re.MULTILINE)
+    assert int(errors) <= 100
+    assert "in force after" in walked
+    assert created_by(mixed) == {f"orders/{mixed.old}": ORDERS}
