@@ -18,7 +18,7 @@ import httpx
 import pytest
 from releasing.ledger import numbers
 
-PATIENCE_S = 20.0
+PATIENCE_S = 10.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
