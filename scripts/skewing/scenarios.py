@@ -60,8 +60,8 @@ class Suite:
             command = [
                 *(sys.executable, "-m", "pytest", "--noconftest", "-c", "pytest.ini", "--rootdir", ".", "-q"),
                 *(word for plugin in PLUGINS for word in ("-p", plugin)),
-                # What is a warning or an unknown marker to today's tools must not fail yesterday's scenarios.
                 *(f"--timeout={SCENARIO_S}", f"--maxfail={FAILURES}"),
+                # What is a warning or an unknown marker to today's tools must not fail yesterday's scenarios.
                 *("-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings="),
                 *(f"--souk-url={url}", f"--souk-released={released}"),
                 *(f"--souk-fields={','.join(self.fields)}", f"--souk-result={result}", "tests/e2e"),
