@@ -93,7 +93,7 @@ class _Tolerant(httpx.HTTPTransport):
 
     def __init__(self, fields: Collection[str]) -> None:
         # Without certificates, which take longer to load than most scenarios do to run.
-        super().__init__(verify=False, limits=httpx.Limits(max_connections=None))  # noqa: S501 (it is plain http)
+        super().__init__(verify=False, limits=httpx.Limits(max_connections=None))
         self._fields = fields
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
