@@ -24,6 +24,7 @@ from souk_contracts.reservations import v1 as reservations
 from souk_contracts.server import GrpcServer, ServerSettings, Servicer, termination
 from souk_gateway.app import listen, serve
 from souk_gateway.settings import Settings
+from souk_gateway.targets import SERVICES, Target
 
 FAR_AWAY_US = 4_102_444_800_000_000
 NEW_YEAR_US = 1_767_225_600_000_006
@@ -346,12 +347,8 @@ async def shop() -> AsyncIterator[Shop]:
 @asynccontextmanager
 async def gateway(opened: Shop, **settings: Any) -> AsyncIterator[str]:
     """A gateway in front of the shop; its address as a URL."""
-    configured = Settings(
-        **{"port": 0, **settings},
-        orders_target=f"localhost:{opened.ports['orders']}",
-        reservations_target=f"localhost:{opened.ports['reservations']}",
-        loyalty_target=f"localhost:{opened.ports['loyalty']}",
-    )
+    targets = {name: (Target(f"localhost:{opened.ports[name]}"),) for name in SERVICES}
+    configured = Settings(**{"port": 0, "targets": targets, **settings})
     listener = listen(configured)
     port = listener.getsockname()[1]
     shutdown = asyncio.Event()

@@ -72,7 +72,7 @@ class Services:
         if name in self.errors:
             raise self.errors[name]
 
-    def is_away(self) -> bool:
+    def is_away(self, exchange: Exchange) -> bool:  # noqa: ARG002 (the port has it)
         return self.loyalty_away
 
     async def reserve(self, request: ReserveRequest, exchange: Exchange) -> ReserveResponse:

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from souk_gateway.settings import BadSetting, Settings
+from souk_gateway.targets import SERVICES, Target
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -19,9 +21,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     [
         ("SOUK_GATEWAY_ADDRESS", "0.0.0.0:80", {"host": "0.0.0.0", "port": 80}),
         ("SOUK_GATEWAY_ADDRESS", "[::]:8080", {"host": "::", "port": 8080}),
-        ("SOUK_ORDERS_TARGET", "orders:1", {"orders_target": "orders:1"}),
-        ("SOUK_RESERVATIONS_TARGET", "dns:///reservations:1", {"reservations_target": "dns:///reservations:1"}),
-        ("SOUK_LOYALTY_TARGET", "unix:/run/loyalty", {"loyalty_target": "unix:/run/loyalty"}),
+        ("SOUK_TARGETS_FILE", "/etc/souk/targets.toml", {"targets_file": Path("/etc/souk/targets.toml")}),
         (
             "SOUK_CORS_ORIGINS",
             "https://a.example, http://b:3000,",
@@ -38,11 +38,43 @@ def test_each_variable_sets_its_setting(name: str, value: str, expected: dict[st
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("orders:1", (Target("orders:1"),)),
+        ("[::1]:50051", (Target("[::1]:50051"),)),
+        ("dns:///orders:1", (Target("dns:///orders:1"),)),
+        ("unix:/run/orders", (Target("unix:/run/orders"),)),
+        ("ipv4:///10.0.0.1:1,10.0.0.2:1", (Target("ipv4:///10.0.0.1:1,10.0.0.2:1"),)),
+        (
+            "1.0.0=orders:1;0, 1.1.0-rc.1=dns:///o:2;7",
+            (Target("orders:1", "1.0.0", 0), Target("dns:///o:2", "1.1.0-rc.1", 7)),
+        ),
+    ],
+)
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_has_one_target_or_several_with_weights(
+    service: str, text: str, expected: tuple[Target, ...]
+) -> None:
+    read = Settings.from_environment({f"SOUK_{service.upper()}_TARGET": text}).targets
+    assert read == {**Settings().targets, service: expected}
+
+
+@pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
         ("SOUK_GATEWAY_ADDRESS", "8080", "host and a port"),
         ("SOUK_GATEWAY_ADDRESS", "localhost:65536", "host and a port"),
         ("SOUK_ORDERS_TARGET", "orders", "host and a port"),
+        ("SOUK_ORDERS_TARGET", "orders:65536", "host and a port"),
+        ("SOUK_ORDERS_TARGET", "orders:1,orders:2", "versions with weights"),
+        ("SOUK_ORDERS_TARGET", "1.0.0=orders:1", "versions with weights"),
+        ("SOUK_ORDERS_TARGET", "1.0.0=dns:///orders:1", "versions with weights"),
+        ("SOUK_ORDERS_TARGET", "1.0.0=orders:1;90,", "versions with weights"),
+        ("SOUK_ORDERS_TARGET", "1.0.0=orders;90", "versions with weights"),
+        ("SOUK_ORDERS_TARGET", "1.0.0=orders:1;-1", "versions with weights"),
+        ("SOUK_ORDERS_TARGET", "1.0.0=orders:1;0.5", "versions with weights"),
+        ("SOUK_LOYALTY_TARGET", "1.0.0=a:1;1,1.0.0=b:1;1", "each version once"),
+        ("SOUK_LOYALTY_TARGET", "1.0.0=a:1;0,1.1.0=b:1;0", "not every weight 0"),
         ("SOUK_CORS_ORIGINS", "shop.example", "origins"),
         ("SOUK_CORS_ORIGINS", "https://shop.example/", "origins"),
         ("SOUK_LOYALTY_REQUIRED", "yes", "true or false"),
@@ -74,6 +106,36 @@ def test_a_bad_setting_ends_the_process_with_one_sentence_and_code_2() -> None:
     result = run("serve", SOUK_DEADLINE_S="soon")
     assert result.returncode == 2
     assert result.stderr == "SOUK_DEADLINE_S is 'soon', but should be seconds, more than 0 and at most 60.\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (None, "a file that can be read (No such file or directory)"),
+        ('orders = "', "a file in TOML ("),
+        ('orders = "o:1"', "a file that names orders, reservations, loyalty, and nothing else; it names orders."),
+        ("", "a file that names orders, reservations, loyalty, and nothing else; it names nothing."),
+    ],
+)
+def test_a_file_of_targets_that_is_wrong_at_the_start_ends_the_process(
+    tmp_path: Path, content: str | None, wanted: str
+) -> None:
+    path = tmp_path / "targets.toml"
+    if content is not None:
+        path.write_text(content)
+    result = run("serve", SOUK_TARGETS_FILE=str(path), SOUK_GATEWAY_ADDRESS="127.0.0.1:0")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"SOUK_TARGETS_FILE is '{path}', but should be {wanted}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ['"1.0.0=orders:1;0"', '"orders"', "50051"])
+def test_a_target_in_the_file_that_makes_no_sense_is_told_with_its_service(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "targets.toml"
+    path.write_text(f'reservations = "r:1"\nloyalty = "l:1"\norders = {target}\n')
+    result = run("serve", SOUK_TARGETS_FILE=str(path), SOUK_GATEWAY_ADDRESS="127.0.0.1:0")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"orders in {path} is {target.replace(chr(34), chr(39))}, but should be a host ")
 
 
 @pytest.mark.parametrize("command", ["", "dance", "serve now"])

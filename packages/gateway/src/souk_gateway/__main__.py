@@ -48,6 +48,9 @@ def serve(settings: Settings) -> int:
     except CannotListen as error:
         print(error, file=sys.stderr)
         return 1
+    except BadSetting as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

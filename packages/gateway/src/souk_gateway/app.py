@@ -1,11 +1,13 @@
 """Puts the gateway together, and runs it: the only place that knows everything."""
 
+import asyncio
 import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 from hypercorn.config import Config
 from starlette.applications import Starlette
@@ -16,10 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from souk_contracts.channel import connect
+from souk_contracts.loyalty.v1 import LoyaltyStub
+from souk_contracts.orders.v1 import OrdersStub
+from souk_contracts.reservations.v1 import ReservationsStub
 from souk_contracts.server import termination
 from souk_gateway import __version__
-from souk_gateway.clients import HealthClient, LoyaltyClient, OrdersClient, ReservationsClient
+from souk_gateway.backends import Backends
+from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
 from souk_gateway.connections import serve_http
 from souk_gateway.errors import Rejected, Unavailable
 from souk_gateway.exchange import Exchange
@@ -29,6 +34,8 @@ from souk_gateway.reading import BODY, path_of, received
 from souk_gateway.routes import Resources, exchange_of
 from souk_gateway.saga import Saga
 from souk_gateway.settings import Settings
+from souk_gateway.targets import Targets
+from souk_gateway.targets_file import TargetsFile
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("souk_gateway.access")
@@ -118,14 +125,11 @@ class WholeBody:
         await self._app(scope, receive, send)
 
 
-def application(
-    orders: OrdersClient,
-    reservations: ReservationsClient,
-    loyalty: LoyaltyClient,
-    health: dict[str, HealthClient],
-    settings: Settings,
-) -> Starlette:
-    """The REST application over its clients."""
+def application(services: Mapping[str, Backends[Any]], settings: Settings) -> Starlette:
+    """The REST application over the services."""
+    orders = OrdersClient(services["orders"])
+    reservations = ReservationsClient(services["reservations"])
+    loyalty = LoyaltyClient(services["loyalty"])
     saga = Saga(reservations, loyalty, orders, loyalty_required=settings.loyalty_required)
     middleware = [Middleware(AccessLog, deadline_s=settings.deadline_s)]
     if settings.cors_origins:
@@ -134,7 +138,7 @@ def application(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=("GET", "POST", "PUT"),
-                allow_headers=("Content-Type", "Idempotency-Key", "Prefer"),
+                allow_headers=("Content-Type", "Idempotency-Key", "Prefer", "Souk-Prefer"),
                 expose_headers=(
                     "Location",
                     "Idempotency-Replayed",
@@ -147,8 +151,8 @@ def application(
     middleware += [Middleware(UnexpectedErrors), Middleware(WholeBody)]
     app = Starlette(
         routes=[
-            *Resources(saga, orders, reservations, loyalty).routes(),
-            *Status(health).routes(),
+            *Resources(saga, orders, reservations, loyalty, services).routes(),
+            *Status(services).routes(),
             *static_routes(),
         ],
         middleware=middleware,
@@ -200,7 +204,10 @@ def _problem(
 
 
 async def run(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, and lets the requests that run finish. Raises `CannotListen`."""
+    """Serves until SIGTERM or SIGINT, and lets the requests that run finish.
+
+    Raises `CannotListen`, and `BadSetting` where the file of targets is wrong.
+    """
     await serve(settings, listen(settings), termination().wait)
 
 
@@ -219,7 +226,10 @@ def listen(settings: Settings) -> socket.socket:
 
 
 async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[[], Awaitable[object]]) -> None:
-    """Serves on the listener, which it closes in the end, until `shutdown` returns."""
+    """Serves on the listener, which it closes in the end, until `shutdown` returns.
+
+    Raises `BadSetting` where the file of targets is wrong.
+    """
     host, port = listener.getsockname()[:2]
     config = Config()
     config.graceful_timeout = _GRACE_S
@@ -228,25 +238,27 @@ async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[
     config.read_timeout = 90  # longer than any request may take: only a peer that went silent meets it
     config.keep_alive_max_requests = 100_000
     config.errorlog = logging.getLogger("hypercorn.error")
-    targets = {
-        "orders": settings.orders_target,
-        "reservations": settings.reservations_target,
-        "loyalty": settings.loyalty_target,
+    services: dict[str, Backends[Any]] = {
+        "orders": Backends("orders", OrdersStub),
+        "reservations": Backends("reservations", ReservationsStub),
+        "loyalty": Backends("loyalty", LoyaltyStub),
     }
+
+    def use(targets: Mapping[str, Targets]) -> None:
+        for name, backends in services.items():
+            backends.use(targets[name])
+
     async with AsyncExitStack() as stack:
-        channels = {
-            name: await stack.enter_async_context(connect(target, user_agent=f"souk-gateway/{__version__}"))
-            for name, target in targets.items()
-        }
-        for channel in channels.values():
-            channel.get_state(try_to_connect=True)
-        app = application(
-            OrdersClient(channels["orders"]),
-            ReservationsClient(channels["reservations"]),
-            LoyaltyClient(channels["loyalty"]),
-            {name: HealthClient(channel) for name, channel in channels.items()},
-            settings,
-        )
+        stack.callback(listener.close)
+        for backends in services.values():
+            stack.push_async_callback(backends.close)
+        if settings.targets_file is None:
+            use(settings.targets)
+        else:
+            file = TargetsFile(settings.targets_file, use)
+            file.load()
+            stack.callback(asyncio.create_task(file.run()).cancel)
+        app = application(services, settings)
         log.info("gateway %s listens on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
         await serve_http(app, config, listener, shutdown)
     log.info("gateway %s has stopped", __version__)

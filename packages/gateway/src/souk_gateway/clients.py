@@ -10,7 +10,7 @@ from __future__ import annotations  # the types of grpc are generic for type che
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import Generic, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -21,10 +21,10 @@ from souk_contracts.errors import refusal_of
 from souk_contracts.loyalty import v1 as loyalty
 from souk_contracts.orders import v1 as orders
 from souk_contracts.reservations import v1 as reservations
-from souk_gateway.breakers import Breaker
+from souk_gateway.backends import Backend, Backends, Stub
 from souk_gateway.errors import Rejected, Unavailable
 from souk_gateway.exchange import Exchange
-from souk_gateway.retries import ATTEMPT_S, Retries
+from souk_gateway.retries import ATTEMPT_S
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +55,9 @@ _FAIR_S = 0.25
 """A service that was given less time than this has not failed."""
 
 
-class _Client:
-    """A service, with the breaker and the budget for retries that are this process's for it."""
-
-    service: ClassVar[str]
-
-    def __init__(
-        self, channel: grpc.aio.Channel, breaker: Breaker | None = None, retries: Retries | None = None
-    ) -> None:
-        self._channel = channel
-        self._breaker = breaker or Breaker(self.service)
-        self._retries = retries or Retries()
+class _Client(Generic[Stub]):
+    def __init__(self, backends: Backends[Stub]) -> None:
+        self._backends = backends
 
     async def _ask(
         self,
@@ -79,171 +71,148 @@ class _Client:
     ) -> Response:
         """Asks, and asks again where that may help; all of it within `share` of the time that is left.
 
-        `repeatable` says that asking twice does no more than asking once.
+        `method` is the stub's; `repeatable` says that asking twice does no more than asking once.
         """
         left_s = exchange.remaining_s() * share
         ends_at_s = exchange.elapsed_s() + left_s
-        self._retries.called()
+        backend = self._backends.of(exchange)
+        backend.retries.called()
         attempts = 1
         while True:
+            timeout_s = min(left_s, attempt_s) if repeatable else left_s
             try:
-                return await self._attempt(method, request, exchange, min(left_s, attempt_s) if repeatable else left_s)
+                return await self._attempt(backend, method, request, exchange, timeout_s)
             except grpc.aio.AioRpcError as error:
                 left_s = ends_at_s - exchange.elapsed_s()
                 passes = repeatable and error.code() in _PASSING
-                pause_s = self._retries.pause_s(attempts, left_s) if passes else None
+                pause_s = backend.retries.pause_s(attempts, left_s) if passes else None
                 if pause_s is None:
-                    raise _translated(self.service, error) from error
+                    raise _translated(backend.name, error) from error
+                failed = backend if error.code() in _UNANSWERED else None
             await asyncio.sleep(pause_s)
             left_s -= pause_s
             attempts += 1
+            backend = self._backends.of(exchange, failed)
 
     async def _attempt(
         self,
+        backend: Backend[Stub],
         method: Callable[..., grpc.aio.UnaryUnaryCall[Request, Response]],
         request: Request,
         exchange: Exchange,
         timeout_s: float,
     ) -> Response:
-        if not self._breaker.allows():
-            raise _away(self.service)
-        call = method(request, timeout_s=timeout_s)
+        if not backend.breaker.allows():
+            raise _away(backend.name)
+        call = method(backend.stub, request, timeout_s=timeout_s)
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
             if error.code() not in _UNANSWERED:
-                self._breaker.succeeded()
+                backend.breaker.succeeded()
             elif timeout_s >= _FAIR_S:
-                self._breaker.failed()
+                backend.breaker.failed()
             else:
-                self._breaker.gave_up()
+                backend.breaker.gave_up()
             raise
         except BaseException:  # the request itself was cancelled
-            self._breaker.gave_up()
+            backend.breaker.gave_up()
             raise
         else:
-            self._breaker.succeeded()
+            backend.breaker.succeeded()
             return answer
         finally:
             if call.done():
                 exchange.note(await served_by(call))
 
 
-class OrdersClient(_Client):
+class OrdersClient(_Client[orders.OrdersStub]):
     """Every call raises `Rejected` or `Unavailable`."""
 
-    service = "orders"
-
-    def __init__(
-        self, channel: grpc.aio.Channel, breaker: Breaker | None = None, retries: Retries | None = None
-    ) -> None:
-        super().__init__(channel, breaker, retries)
-        self._stub = orders.OrdersStub(channel)
-
     async def create(self, request: orders.CreateRequest, exchange: Exchange) -> orders.CreateResponse:
-        return await self._ask(self._stub.create, request, exchange)
+        return await self._ask(orders.OrdersStub.create, request, exchange)
 
     async def refuse(self, request: orders.RefuseRequest, exchange: Exchange) -> orders.RefuseResponse:
-        return await self._ask(self._stub.refuse, request, exchange)
+        return await self._ask(orders.OrdersStub.refuse, request, exchange)
 
     async def get(
         self, order_id: str, exchange: Exchange, *, wait_s: float = 0.0
     ) -> tuple[orders.Order, list[orders.HistoryEntry]]:
         """An order and its history; while it is ACCEPTED, the answer waits so long for it to be settled."""
         request = orders.GetRequest(order_id=order_id, wait_ms=int(wait_s * 1000))
-        answer = await self._ask(self._stub.get, request, exchange, attempt_s=wait_s + ATTEMPT_S)
+        answer = await self._ask(orders.OrdersStub.get, request, exchange, attempt_s=wait_s + ATTEMPT_S)
         return _present(answer.order), answer.history
 
     async def list(self, request: orders.ListRequest, exchange: Exchange) -> orders.ListResponse:
-        return await self._ask(self._stub.list, request, exchange)
+        return await self._ask(orders.OrdersStub.list, request, exchange)
 
     async def cancel(self, order_id: str, exchange: Exchange) -> orders.Order:
-        answer = await self._ask(self._stub.cancel, orders.CancelRequest(order_id=order_id), exchange)
+        answer = await self._ask(orders.OrdersStub.cancel, orders.CancelRequest(order_id=order_id), exchange)
         return _present(answer.order)
 
     async def complete(self, order_id: str, exchange: Exchange) -> orders.Order:
-        answer = await self._ask(self._stub.complete, orders.CompleteRequest(order_id=order_id), exchange)
+        answer = await self._ask(orders.OrdersStub.complete, orders.CompleteRequest(order_id=order_id), exchange)
         return _present(answer.order)
 
 
-class ReservationsClient(_Client):
+class ReservationsClient(_Client[reservations.ReservationsStub]):
     """Every call raises `Rejected` or `Unavailable`."""
 
-    service = "reservations"
-
-    def __init__(
-        self, channel: grpc.aio.Channel, breaker: Breaker | None = None, retries: Retries | None = None
-    ) -> None:
-        super().__init__(channel, breaker, retries)
-        self._stub = reservations.ReservationsStub(channel)
-
     async def reserve(self, request: reservations.ReserveRequest, exchange: Exchange) -> reservations.ReserveResponse:
-        return await self._ask(self._stub.reserve, request, exchange)
+        return await self._ask(reservations.ReservationsStub.reserve, request, exchange)
 
     async def list_items(
         self, request: reservations.ListItemsRequest, exchange: Exchange
     ) -> reservations.ListItemsResponse:
-        return await self._ask(self._stub.list_items, request, exchange)
+        return await self._ask(reservations.ReservationsStub.list_items, request, exchange)
 
     async def get_item(self, sku: str, exchange: Exchange) -> reservations.Item:
         request = reservations.GetItemRequest(sku=sku)
-        return _present((await self._ask(self._stub.get_item, request, exchange)).item)
+        return _present((await self._ask(reservations.ReservationsStub.get_item, request, exchange)).item)
 
     async def put_item(self, request: reservations.PutItemRequest, exchange: Exchange) -> reservations.Item:
-        return _present((await self._ask(self._stub.put_item, request, exchange)).item)
+        return _present((await self._ask(reservations.ReservationsStub.put_item, request, exchange)).item)
 
     async def restock_item(self, request: reservations.RestockItemRequest, exchange: Exchange) -> reservations.Item:
-        return _present((await self._ask(self._stub.restock_item, request, exchange, repeatable=False)).item)
+        return _present(
+            (await self._ask(reservations.ReservationsStub.restock_item, request, exchange, repeatable=False)).item
+        )
 
 
-class LoyaltyClient(_Client):
+class LoyaltyClient(_Client[loyalty.LoyaltyStub]):
     """Every call raises `Rejected` or `Unavailable`."""
 
-    service = "loyalty"
-
-    def __init__(
-        self, channel: grpc.aio.Channel, breaker: Breaker | None = None, retries: Retries | None = None
-    ) -> None:
-        super().__init__(channel, breaker, retries)
-        self._stub = loyalty.LoyaltyStub(channel)
-
-    def is_away(self) -> bool:
-        """Whether every connection to it has failed, the service says that it is not serving, or it is left alone."""
-        return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE or self._breaker.is_open()
+    def is_away(self, exchange: Exchange) -> bool:
+        """Whether it is known, without asking, that a call for this request would fail."""
+        return self._backends.is_away(exchange)
 
     async def hold(
         self, request: loyalty.HoldRequest, exchange: Exchange, *, share: float = 1.0
     ) -> loyalty.HoldResponse:
         """`share` is the part of the exchange's time that the call may take."""
-        return await self._ask(self._stub.hold, request, exchange, share=share)
+        return await self._ask(loyalty.LoyaltyStub.hold, request, exchange, share=share)
 
     async def get_account(self, customer_id: str, exchange: Exchange) -> loyalty.Account:
         request = loyalty.GetAccountRequest(customer_id=customer_id)
-        return _present((await self._ask(self._stub.get_account, request, exchange)).account)
+        return _present((await self._ask(loyalty.LoyaltyStub.get_account, request, exchange)).account)
 
     async def put_account(self, request: loyalty.PutAccountRequest, exchange: Exchange) -> loyalty.Account:
-        return _present((await self._ask(self._stub.put_account, request, exchange)).account)
+        return _present((await self._ask(loyalty.LoyaltyStub.put_account, request, exchange)).account)
 
     async def list_accounts(
         self, request: loyalty.ListAccountsRequest, exchange: Exchange
     ) -> loyalty.ListAccountsResponse:
-        return await self._ask(self._stub.list_accounts, request, exchange)
+        return await self._ask(loyalty.LoyaltyStub.list_accounts, request, exchange)
 
 
-class HealthClient:
-    """Asks a service how it is."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = health_pb2_grpc.HealthStub(channel)
-
-    async def check(self) -> tuple[bool, str]:
-        """Whether the service is SERVING, and who answered (`orders/1.0.0`; empty where nobody did), within 1 s."""
-        call = self._stub.Check(HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S)
-        try:
-            answer = await call
-        except grpc.aio.AioRpcError:
-            return False, ""
-        return answer.status == HealthCheckResponse.SERVING, await served_by(call)
+async def health(channel: grpc.aio.Channel) -> tuple[bool, str]:
+    """Whether a service is SERVING, and who answered (`orders/1.0.0`; empty where nobody did), within 1 s."""
+    call = health_pb2_grpc.HealthStub(channel).Check(HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S)
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError:
+        return False, ""
+    return answer.status == HealthCheckResponse.SERVING, await served_by(call)
 
 
 def _translated(service: str, error: grpc.aio.AioRpcError) -> Rejected | Unavailable:

@@ -1,7 +1,7 @@
 """One REST request, as far as the calls behind it care."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from souk_gateway import __version__
 
@@ -9,15 +9,20 @@ _SELF = f"gateway/{__version__}"
 
 
 class Exchange:
-    """How long a request still has, who served it, and what its line in the access log is about."""
+    """How long a request still has, which versions it goes to, who served it, and what its line in the log is about.
 
-    __slots__ = ("_clock", "_ends_at", "_served_by", "_started_at", "about")
+    `pins` are the versions that it asks for, by service; `choices` those that were chosen for it.
+    """
+
+    __slots__ = ("_clock", "_ends_at", "_served_by", "_started_at", "about", "choices", "pins")
 
     def __init__(self, deadline_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._started_at = clock()
         self._ends_at = self._started_at + deadline_s
         self._served_by = [_SELF]
+        self.pins: Mapping[str, str] = {}
+        self.choices: dict[str, str] = {}
         self.about = ""
 
     def elapsed_s(self) -> float:

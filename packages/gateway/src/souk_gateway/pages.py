@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from souk_gateway import __version__
-from souk_gateway.clients import HealthClient
+from souk_gateway.backends import Backends
+from souk_gateway.clients import health
 from souk_gateway.errors import Rejected
 from souk_gateway.problems import BY_NAME
 from souk_gateway.routes import exchange_of, json_answer, route
@@ -25,13 +27,14 @@ _DOCS_POLICY = (
 class Status:
     """Health and versions, of the gateway and of the services that it calls."""
 
-    def __init__(self, services: Mapping[str, HealthClient]) -> None:
+    def __init__(self, services: Mapping[str, Backends[Any]]) -> None:
         self._services = services
 
     def routes(self) -> list[Route]:
         return [
             route("/health/live", get=self.live),
             route("/health/ready", get=self.ready),
+            route("/health/targets", get=self.targets),
             route("/v1/versions", get=self.versions),
         ]
 
@@ -40,20 +43,46 @@ class Status:
 
     async def ready(self, request: Request) -> Response:
         """Ready whenever it answers: one service's outage must not take the gateway away from the others."""
-        checked = await self._check_all(request)
-        services = {name: "SERVING" if serving else "NOT_SERVING" for name, (serving, _) in checked.items()}
+        services = {
+            name: "SERVING" if any(serving for serving, _ in checks) else "NOT_SERVING"
+            for name, checks in (await self._check_all(request)).items()
+        }
         return json_answer({"status": "READY", "services": services})
+
+    async def targets(self, _: Request) -> Response:
+        """What requests are shared out by at this moment; not the addresses, which are nobody's business."""
+        services = {
+            name: [
+                {
+                    "version": backend.target.version or None,
+                    "weight": backend.target.weight,
+                    "status": "SERVING" if backend.is_ready() else "NOT_SERVING",
+                }
+                for backend in backends.all()
+            ]
+            for name, backends in self._services.items()
+        }
+        return json_answer({"services": services})
 
     async def versions(self, request: Request) -> Response:
         checked = await self._check_all(request)
-        versions = {name: peer.rpartition("/")[2] or None for name, (_, peer) in checked.items()}
+        versions = {
+            name: ", ".join(dict.fromkeys(peer.rpartition("/")[2] for _, peer in checks if peer)) or None
+            for name, checks in checked.items()
+        }
         return json_answer({"gateway": __version__, **versions})
 
-    async def _check_all(self, request: Request) -> dict[str, tuple[bool, str]]:
-        checks = await asyncio.gather(*(client.check() for client in self._services.values()))
-        for _, peer in checks:
-            exchange_of(request).note(peer)
-        return dict(zip(self._services, checks, strict=True))
+    async def _check_all(self, request: Request) -> dict[str, list[tuple[bool, str]]]:
+        """What each target of each service says."""
+
+        async def check(backends: Backends[Any]) -> list[tuple[bool, str]]:
+            return await asyncio.gather(*(health(backend.channel) for backend in backends.all()))
+
+        checked = await asyncio.gather(*map(check, self._services.values()))
+        for checks in checked:
+            for _, peer in checks:
+                exchange_of(request).note(peer)
+        return dict(zip(self._services, checked, strict=True))
 
 
 def static_routes() -> list[Route]:

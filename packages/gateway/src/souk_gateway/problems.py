@@ -44,6 +44,12 @@ _KINDS = (
     Kind(
         "INVALID_ARGUMENT", 400, "Invalid request", "The request is not as the contract says; `detail` names the part."
     ),
+    Kind(
+        "UNKNOWN_VERSION",
+        400,
+        "No such version",
+        "Souk-Prefer asks for a version that has no target; /health/targets shows those there are.",
+    ),
     Kind("NOT_FOUND", 404, "No such page", "Nothing is served under this path; /docs shows what is."),
     Kind("METHOD_NOT_ALLOWED", 405, "Method not allowed", "The path exists; the Allow header names its methods."),
     Kind("BODY_TOO_LARGE", 413, "Body too large", "A request's body may have at most 64 KiB."),

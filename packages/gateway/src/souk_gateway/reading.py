@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope
 
 from souk_gateway.errors import Rejected, invalid
 from souk_gateway.models import ID, ID_PATTERN, ID_WANTED, NAME_PATTERN, NAME_WANTED
+from souk_gateway.targets import VERSION
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ _QUOTED_KEY = re.compile(_QUOTED)
 _BARE_KEY = re.compile(r"[!#-~](?:[ -~]{0,253}[!-~])?")
 _PREFERENCE = re.compile(rf"(?:[^,\"]|{_QUOTED})+")
 _WAIT = re.compile(r"\s*wait\s*=\s*(\"?)([0-9]{1,9})\1\s*(?:;.*)?", re.IGNORECASE)
+_VERSION_WANTED = re.compile(rf"[ \t]*([a-z]+)=({VERSION})[ \t]*")
 _PAGE_TOKEN = re.compile(r"[!-~]{1,1024}")
 _DIGITS = re.compile(r"[0-9]{1,9}")
 _PLACE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)
@@ -122,6 +124,21 @@ def preferred_wait_s(request: Request) -> int | None:
             match = _WAIT.fullmatch(preference)
             return min(int(match[2]), MAX_WAIT_S) if match else None
     return None
+
+
+def preferred_versions(request: Request) -> dict[str, str]:
+    """The versions that the request asks for, by service, as in `Souk-Prefer: orders=1.1.0, loyalty=1.0.0`."""
+    found: dict[str, str] = {}
+    for part in ",".join(request.headers.getlist("souk-prefer")).split(","):
+        if not part.strip():  # a list may have empty members: RFC 9110, 5.6.1
+            continue
+        match = _VERSION_WANTED.fullmatch(part)
+        if match is None:
+            raise invalid("Souk-Prefer", f"{part.strip()!r} should be a service and its version, such as orders=1.1.0")
+        if match[1] in found:
+            raise invalid("Souk-Prefer", f"asks for {match[1]} twice; ask once")
+        found[match[1]] = match[2]
+    return found
 
 
 def order_id(request: Request) -> str:

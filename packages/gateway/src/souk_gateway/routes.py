@@ -1,7 +1,8 @@
 """The REST resources: requests to calls, answers to JSON."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from souk_contracts.loyalty.v1 import ListAccountsRequest, PutAccountRequest
 from souk_contracts.orders.v1 import ListRequest, Order, OrderStatus, Refusal
 from souk_contracts.reservations.v1 import ListItemsRequest, PutItemRequest, RestockItemRequest
 from souk_gateway import reading
+from souk_gateway.backends import Backends
 from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
 from souk_gateway.errors import Rejected, Unavailable, invalid
 from souk_gateway.exchange import Exchange
@@ -61,13 +63,18 @@ def json_answer(content: object, status: int = 200) -> Response:
     return Response(_encode(content), status, media_type="application/json")
 
 
-def route(path: str, **handlers: Handler) -> Route:
-    """One route for all methods of a path, so that a 405 names every one of them in Allow."""
+def route(path: str, *, before: Callable[[Request], None] | None = None, **handlers: Handler) -> Route:
+    """One route for all methods of a path, so that a 405 names every one of them in Allow.
+
+    `before` looks at each request first, and may raise `Rejected`.
+    """
     methods = {method.upper(): handler for method, handler in handlers.items()}
     if "GET" in methods:
         methods["HEAD"] = methods["GET"]
 
     async def endpoint(request: Request) -> Response:
+        if before is not None:
+            before(request)
         return await methods[request.method](request)
 
     return Route(path, endpoint, methods=list(methods))
@@ -77,26 +84,46 @@ class Resources:
     """Orders, items and customers, and the prototype's request."""
 
     def __init__(
-        self, saga: Saga, orders: OrdersClient, reservations: ReservationsClient, loyalty: LoyaltyClient
+        self,
+        saga: Saga,
+        orders: OrdersClient,
+        reservations: ReservationsClient,
+        loyalty: LoyaltyClient,
+        services: Mapping[str, Backends[Any]],
     ) -> None:
         self._saga = saga
         self._orders = orders
         self._reservations = reservations
         self._loyalty = loyalty
+        self._services = services
 
     def routes(self) -> list[Route]:
         return [
-            route("/v1/orders", post=self.place_order, get=self.list_orders),
-            route("/v1/orders/{id}", get=self.get_order),
-            route("/v1/orders/{id}/cancel", post=self.cancel_order),
-            route("/v1/orders/{id}/complete", post=self.complete_order),
-            route("/v1/items", get=self.list_items),
-            route("/v1/items/{sku}", get=self.get_item, put=self.put_item),
-            route("/v1/items/{sku}/restock", post=self.restock_item),
-            route("/v1/customers", get=self.list_customers),
-            route("/v1/customers/{id}", get=self.get_customer, put=self.put_customer),
-            route("/order", post=self.place_demo_order),
+            route("/v1/orders", before=self._pin, post=self.place_order, get=self.list_orders),
+            route("/v1/orders/{id}", before=self._pin, get=self.get_order),
+            route("/v1/orders/{id}/cancel", before=self._pin, post=self.cancel_order),
+            route("/v1/orders/{id}/complete", before=self._pin, post=self.complete_order),
+            route("/v1/items", before=self._pin, get=self.list_items),
+            route("/v1/items/{sku}", before=self._pin, get=self.get_item, put=self.put_item),
+            route("/v1/items/{sku}/restock", before=self._pin, post=self.restock_item),
+            route("/v1/customers", before=self._pin, get=self.list_customers),
+            route("/v1/customers/{id}", before=self._pin, get=self.get_customer, put=self.put_customer),
+            route("/order", before=self._pin, post=self.place_demo_order),
         ]
+
+    def _pin(self, request: Request) -> None:
+        """Takes down which versions the request asks for."""
+        wanted = reading.preferred_versions(request)
+        for service, version in wanted.items():
+            if service not in self._services:
+                detail = f"no service is called {service}; {', '.join(self._services)} are"
+            elif version not in (there_are := self._services[service].versions()):
+                detail = f"there is no {service} {version}; there is {', '.join(there_are) or 'no choice'}"
+            else:
+                continue
+            metadata = {"service": service, "version": version}
+            raise Rejected("UNKNOWN_VERSION", f"Souk-Prefer: {detail}", metadata)
+        exchange_of(request).pins = wanted
 
     async def place_order(self, request: Request) -> Response:
         key, wait_s = reading.idempotency_key(request), reading.preferred_wait_s(request)

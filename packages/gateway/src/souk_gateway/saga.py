@@ -45,7 +45,7 @@ class ReservationsPort(Protocol):
 class LoyaltyPort(Protocol):
     """Every call raises `Rejected` or `Unavailable`, and takes no longer than the exchange has left."""
 
-    def is_away(self) -> bool:
+    def is_away(self, exchange: Exchange) -> bool:
         """Whether it is known, without asking, that a call would fail."""
 
     async def hold(self, request: HoldRequest, exchange: Exchange, *, share: float = 1.0) -> HoldResponse:
@@ -101,7 +101,7 @@ class Saga:
         """
         order_id, fingerprint = order_id_of(CALLER, key), fingerprint_of(wanted)
         needs_loyalty = self._loyalty_required or wanted.redeem_points > 0
-        loyalty_away = self._loyalty.is_away()
+        loyalty_away = self._loyalty.is_away(exchange)
         if loyalty_away and needs_loyalty:
             raise Unavailable("loyalty does not answer; nothing was ordered, try again in a moment")
         try:

@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
+
+from souk_gateway.targets import SERVICES, WANTED, Target, Targets, targets_of
 
 T = TypeVar("T")
 
@@ -15,7 +18,7 @@ _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,]+", re.ASCII)
 class BadSetting(Exception):
     """A setting that cannot be used; the message is one sentence for whoever wrote it."""
 
-    def __init__(self, name: str, value: str, wanted: str) -> None:
+    def __init__(self, name: str, value: object, wanted: str) -> None:
         super().__init__(f"{name} is {value!r}, but should be {wanted}.")
 
 
@@ -27,9 +30,13 @@ class Settings:
     """Without brackets, also for IPv6."""
     port: int = 8080
     """0 takes a free one."""
-    orders_target: str = "localhost:50051"
-    reservations_target: str = "localhost:50052"
-    loyalty_target: str = "localhost:50053"
+    targets: Mapping[str, Targets] = field(
+        default_factory=lambda: {
+            service: (Target(f"localhost:{50051 + place}"),) for place, service in enumerate(SERVICES)
+        }
+    )
+    """By service; they do not count where there is a file."""
+    targets_file: Path | None = None
     cors_origins: tuple[str, ...] = ()
     loyalty_required: bool = True
     """Whether orders wait for loyalty to come back, or go without a discount."""
@@ -51,16 +58,17 @@ class Settings:
                 raise BadSetting(name, text, wanted)
             return value
 
-        target = "a host and a port, such as orders:50051, or a gRPC name, such as dns:///orders:50051"
         host, port = read(
             "SOUK_GATEWAY_ADDRESS", _address, "a host and a port, such as 0.0.0.0:8080", (default.host, default.port)
         )
         return Settings(
             host=host,
             port=port,
-            orders_target=read("SOUK_ORDERS_TARGET", _target, target, default.orders_target),
-            reservations_target=read("SOUK_RESERVATIONS_TARGET", _target, target, default.reservations_target),
-            loyalty_target=read("SOUK_LOYALTY_TARGET", _target, target, default.loyalty_target),
+            targets={
+                service: read(f"SOUK_{service.upper()}_TARGET", targets_of, WANTED, default.targets[service])
+                for service in SERVICES
+            },
+            targets_file=read("SOUK_TARGETS_FILE", Path, "a path", None),
             cors_origins=read(
                 "SOUK_CORS_ORIGINS", _origins, "origins such as https://shop.example, with commas between them", ()
             ),
@@ -75,10 +83,6 @@ def _address(text: str) -> tuple[str, int] | None:
     if match is None or int(match["port"]) > 65535:
         return None
     return match["host"].strip("[]"), int(match["port"])
-
-
-def _target(text: str) -> str | None:
-    return text if "://" in text or text.startswith("unix:") or _ADDRESS.fullmatch(text) else None
 
 
 def _origins(text: str) -> tuple[str, ...] | None:

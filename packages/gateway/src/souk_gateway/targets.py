@@ -1,0 +1,49 @@
+"""Where a service is: one target, or several versions of it with weights, as a setting names them."""
+
+import re
+from dataclasses import dataclass
+
+SERVICES = ("orders", "reservations", "loyalty")
+WANTED = (
+    "a host and a port, such as orders:50051, a gRPC name, such as dns:///orders:50051, or versions with weights, such "
+    "as 1.0.0=orders-1-0:50051;90,1.1.0=orders-1-1:50051;10, each version once and not every weight 0"
+)
+VERSION = r"[0-9A-Za-z][0-9A-Za-z.+_-]*"
+_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/=,;]+):(?P<port>[0-9]{1,5})")
+# With commas: ipv4:///10.0.0.1:50051,10.0.0.2:50051 is one name.
+_GRPC_NAME = re.compile(r"(?:[a-z][a-z0-9+.-]*://|unix:)[^\s=;]+")
+_WEIGHTED = re.compile(rf"(?P<version>{VERSION})=(?P<address>[^=,;]+);(?P<weight>[0-9]{{1,9}})")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place where a service is."""
+
+    address: str
+    """`host:port`, or a gRPC name."""
+    version: str = ""
+    """What it is asked for by; empty where it is the only one, and need not be told apart."""
+    weight: int = 1
+    """Its share of the requests, in relation to the other targets' weights; 0: only those that ask for it."""
+
+
+Targets = tuple[Target, ...]
+
+
+def targets_of(text: str) -> Targets | None:
+    """The targets that a text names; None where it makes no sense."""
+    if _is_address(text):
+        return (Target(text),)
+    targets = []
+    for part in text.split(","):
+        match = _WEIGHTED.fullmatch(part.strip())
+        if match is None or not _is_address(match["address"]):
+            return None
+        targets.append(Target(match["address"], match["version"], int(match["weight"])))
+    has_each_once = len({target.version for target in targets}) == len(targets)
+    return tuple(targets) if has_each_once and any(target.weight for target in targets) else None
+
+
+def _is_address(text: str) -> bool:
+    match = _ADDRESS.fullmatch(text)
+    return int(match["port"]) <= 65535 if match else _GRPC_NAME.fullmatch(text) is not None

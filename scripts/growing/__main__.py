@@ -1,0 +1,68 @@
+"""Compares this tree with every release that it must get on with, and says what was taken away."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+
+from releasing.build import CannotBuild
+from releasing.ledger import Ledger, NotReleased
+
+from growing import exchange, migrations, openapi, protos, versions
+from growing.findings import CannotCheck, Finding
+from souk_contracts import __version__
+
+
+def contracts(ledger: Ledger) -> Iterator[Finding]:
+    """Against every released version of this tree's major."""
+    releases = versions.of_major(ledger, "contracts", __version__)
+    if not releases:
+        _say(f"no contracts of major version {__version__.partition('.')[0]} are released yet: nothing to compare with")
+    new = versions.of_tree()
+    for release in releases:
+        _say(f"the contracts of this tree, and {release}")
+        with versions.released(release) as old:
+            yield from protos.shrunk(old, new)
+            yield from openapi.shrunk(old.openapi, new.openapi)
+            yield from exchange.misunderstood(old, new)
+
+
+def schemas(ledger: Ledger) -> Iterator[Finding]:
+    """Against the newest release of each minor version of a service."""
+    for service in migrations.SERVICES:
+        releases = migrations.supported(service, ledger)
+        if not releases:
+            _say(f"no {service} is released yet: its migrations break nobody")
+        for release in releases:
+            _say(f"{release}, on a database that this tree has migrated")
+            with migrations.released(release, ledger) as old:
+                last = release == ledger.latest(service)
+                yield from migrations.harmed(service, old, migrations.source(service), last=last)
+
+
+CHECKS: dict[str, Callable[[Ledger], Iterator[Finding]]] = {"contracts": contracts, "migrations": schemas}
+
+
+def main() -> None:
+    """Exit codes: 1 where something was taken away, or a check could not be carried out."""
+    parser = argparse.ArgumentParser(prog="growth", description=__doc__)
+    parser.add_argument("checks", nargs="*", metavar="check", help=f"{' or '.join(CHECKS)}; all where none is named")
+    chosen = parser.parse_args().checks or list(CHECKS)
+    if unknown := set(chosen) - CHECKS.keys():
+        parser.error(f"there is no check '{unknown.pop()}'; there are {', '.join(CHECKS)}")
+    ledger = Ledger()
+    try:
+        found = [finding for name in chosen for finding in CHECKS[name](ledger)]
+    except (CannotCheck, CannotBuild, NotReleased) as error:
+        sys.exit(f"growth: {error}")
+    for finding in found:
+        print(finding)
+    if found:
+        sys.exit(f"growth: {len(found)} found; docs/contracts.md says what each rule means, and what to do")
+
+
+def _say(text: str) -> None:
+    print(f"growth: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
