@@ -24,7 +24,7 @@ from releasing.build import CannotBuild
 from releasing.ledger import ROOT, SERVICES, Ledger, NotReleased
 
 from skewing import compose, matrix, report
-from skewing.installed import installed
+from skewing.installed import installed, version_of_tree
 from skewing.policy import breaches
 from skewing.processes import Failed
 from skewing.rolling import roll
@@ -79,10 +79,14 @@ def run(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Compose files against the policy."""
-    contracts = {(each.package, each.version): each.contracts for each in Ledger().releases if each.contracts}
+    ledger = Ledger()
+    contracts = {(each.package, each.version): each.contracts for each in ledger.releases if each.contracts}
+    known = {
+        service: [*(each.version for each in ledger.of(service)), version_of_tree(service)] for service in SERVICES
+    }
     wrong = 0
     for file in options.files:
-        versions = compose.versions(file, os.environ)
+        versions = compose.versions(file, os.environ, known)
         found = breaches(versions, contracts)
         wrong += len(found)
         for sentence in found:

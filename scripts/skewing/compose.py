@@ -1,7 +1,7 @@
 """Which versions of the services a compose file runs."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ class Unreadable(Exception):
     """A compose file cannot be judged; the text is a sentence that says why."""
 
 
-def versions(path: Path, environment: Mapping[str, str]) -> dict[str, set[str]]:
-    """The versions of each service, with the environment's values for variables. Raises Unreadable."""
+def versions(path: Path, environment: Mapping[str, str], known: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    """The versions of each service, with the environment's values for variables. Raises Unreadable.
+
+    An image may be named by a part of its version, such as souk/orders:1: that is the newest of those `known`.
+    """
     try:
         services: dict[str, Any] = yaml.safe_load(path.read_text())["services"]
         images = [str(each["image"]) for each in services.values() if "image" in each]
@@ -28,14 +31,17 @@ def versions(path: Path, environment: Mapping[str, str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for image in images:
         if match := _IMAGE.fullmatch(interpolated(image, environment)):
+            service, tag = match["service"], match["version"]
+            named = [each for each in known[service] if each.startswith(f"{tag}.")]
+            version = max(named, key=numbers) if named else tag
             try:
-                numbers(match["version"])
+                numbers(version)
             except ValueError:
                 raise Unreadable(
-                    f"{path}: the image {match[0]} names no whole version, such as souk/{match['service']}:1.2.0, "
-                    "so what would run is not known."
+                    f"{path}: the image {match[0]} names no version of {service}, so what would run is not known; "
+                    f"there is {', '.join(known[service])}."
                 ) from None
-            found.setdefault(match["service"], set()).add(match["version"])
+            found.setdefault(service, set()).add(version)
     if not found:
         raise Unreadable(f"{path} runs no image of Souk's services (souk/orders:1.0.0 and so on).")
     return found

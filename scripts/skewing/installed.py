@@ -62,6 +62,12 @@ def installed(say: Callable[[str], None]) -> Mapping[str, Sequence[Installed]]:
     return found
 
 
+def version_of_tree(service: str) -> str:
+    """What the working tree says."""
+    text = (ROOT / folder(service) / f"src/souk_{service}/__init__.py").read_text()
+    return text.partition('__version__ = "')[2].partition('"')[0]
+
+
 def wheel_of_tree(package: str) -> Path:
     """Built from the working tree, unless that has been done."""
     options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
@@ -111,7 +117,7 @@ def _old(release: Release, ledger: Ledger) -> Installed:
 
 def _new(service: str, contracts: Path, released: Sequence[Release], same: bool) -> Installed:
     wheel = wheel_of_tree(service)
-    version = wheel.name.split("-")[1]
+    version = version_of_tree(service)
     lock = (ROOT / folder(service) / "requirements.lock").read_text()
     python = _environment(service, lock, [wheel, contracts])
     changed = not same and any(each.version == version for each in released)

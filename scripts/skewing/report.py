@@ -73,13 +73,11 @@ def as_markdown(cells: Sequence[Cell], rolled: Rolled | None) -> str:
     left_out = Counter(name for cell in cells for each in cell.outcomes.values() for name in each.left_out)
     parts = [DOCUMENT.format(policy=fill(POLICY, 120)), table(cells)]
     if left_out:
-        parts.append(
-            "Left out, since they stop services, or are about what is newer than what serves: "
-            f"{', '.join(f'`{name}` ({count}×)' for name, count in sorted(left_out.items()))}."
-        )
+        names = "\n".join(f"- `{name}` ({count}×)" for name, count in sorted(left_out.items()))
+        parts.append(f"Left out, since they stop services, or are about what is newer than what serves:\n\n{names}")
     if rolled is not None:
         steps = "\n".join(f"{number}. {step}" for number, step in enumerate(rolled.steps, start=1))
-        parts.append(f"## The rolling upgrade and downgrade\n\n{as_sentence(rolled)}\n\n{steps}")
+        parts.append(f"## The rolling upgrade and downgrade\n\n{fill(as_sentence(rolled), 120)}\n\n{steps}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -281,11 +281,13 @@ async def test_an_order_goes_without_loyalty_where_that_is_away_and_not_required
     try:
         answer = await Request(customer, {tea: 2}).place(rest)
         assert (answer.status_code, answer.json()["discount"], answer.json()["without_loyalty"]) == (201, 0, True)
-        refused = await Request(customer, {tea: 2}, redeem_points=1).send(rest)
+        with_points = Request(customer, {tea: 2}, redeem_points=1)
+        refused = await with_points.send(rest)
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
     finally:
         await souk.services["loyalty"].start()
         await souk.services["gateway"].restart(SOUK_LOYALTY_REQUIRED="true")
+    assert (await with_points.place(rest)).status_code == 201
     await souk.settle()
     assert (await rest.get(f"/v1/orders/{answer.json()['id']}")).json()["status"] == "CONFIRMED"
 

@@ -119,11 +119,11 @@ def failed(cell: Any) -> set[str]:
 
 @pytest.mark.timeout(600)
 def test_a_renumbered_field_is_caught_between_versions_that_are_well_by_themselves(repository: Repository) -> None:
-    # CreateRequest's: as if they had always stood in another order.
+    # Order's: as if they had always stood the other way round.
     repository.edit(
         "contracts/proto/souk/orders/v1/orders.proto",
-        r"int64 points_redeemed = 8;\n  int64 points_earned = 9;",
-        "int64 points_redeemed = 9;\n  int64 points_earned = 8;",
+        r"int64 points_redeemed = 10;\n  int64 points_earned = 11;",
+        "int64 points_redeemed = 11;\n  int64 points_earned = 10;",
     )
     done, cells = repository.skew("new,new,new,new", "old,new,new,new")
     assert done.returncode == 1

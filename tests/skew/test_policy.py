@@ -85,10 +85,16 @@ def test_a_compose_file_outside_the_policy_is_refused_by_name_and_version(tmp_pa
     assert check(file, OLD="1.2.0").returncode == 0
 
 
+def test_a_part_of_a_version_is_the_newest_one_that_it_names(tmp_path: Path) -> None:
+    known = {"orders": ["1.2.0", "1.10.0", "1.9.0", "10.0.0"], "gateway": ["1.0.0"]}
+    file = composed(tmp_path, "souk/orders:1", "souk/orders:1.2", "souk/gateway:1.0.0")
+    assert compose.versions(file, {}, known) == {"orders": {"1.10.0", "1.2.0"}, "gateway": {"1.0.0"}}
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("services:\n  a:\n    image: souk/orders:latest\n", "names no whole version"),
+        ("services:\n  a:\n    image: souk/orders:latest\n", "names no version of orders"),
         ("services:\n  a:\n    image: postgres:18\n", "no image of Souk's services"),
         ("services: [", "no compose file"),
         ("- a", "no compose file"),

@@ -229,17 +229,17 @@ def test_several_may_migrate_at_once(postgresql: Server, monkeypatch: pytest.Mon
         upgrade(*arguments)
         under_way.pop()
 
-    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as other:
+    with monkeypatch.context() as patched, ThreadPoolExecutor(2) as others:
         patched.setattr(alembic, "upgrade", watched)
         database = Database(url)
         with database.write() as connection:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(1936684395)")
-            waiting = other.submit(migrate, url)
+            waiting = [others.submit(migrate, url) for _ in range(2)]
             query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
-            while not connection.execute(query).scalar_one():
-                assert not waiting.done()
-        waiting.result()
-        migrate(url)
+            while connection.execute(query).scalar_one() < len(waiting):
+                assert not any(each.done() for each in waiting)
+        for each in waiting:
+            each.result()
         database.close()
     assert most == [1, 1]
 
