@@ -94,6 +94,7 @@ class Orders(orders.OrdersServicer):
             total=subtotal - request.discount - request.points_redeemed,
             without_loyalty=request.without_loyalty,
             created_at_us=NEW_YEAR_US,
+            note=request.note,
         )
         decision, replayed = self._decide(request.order_id, request.fingerprint, order)
         return orders.CreateResponse(**decision, replayed=replayed)
@@ -217,6 +218,7 @@ class Reservations(reservations.ReservationsServicer):
             unit_price=request.unit_price,
             on_hand=request.on_hand,
             available=request.on_hand - old.held,
+            description=old.description if request.description is None else request.description,
         )
         return reservations.PutItemResponse(item=item)
 
@@ -278,12 +280,15 @@ class Loyalty(loyalty.LoyaltyServicer):
 
     async def put_account(self, request: loyalty.PutAccountRequest) -> loyalty.PutAccountResponse:
         await self.faults.meet("put_account")
+        old = self.accounts.get(request.customer_id, loyalty.Account())
+        expires_at_us = request.tier_expires_at_us
         account = self.accounts[request.customer_id] = loyalty.Account(
             customer_id=request.customer_id,
             name=request.name,
             tier=request.tier,
             discount_percent=self.PERCENT[request.tier],
             points=request.points,
+            tier_expires_at_us=old.tier_expires_at_us if expires_at_us is None else expires_at_us,
         )
         return loyalty.PutAccountResponse(account=account)
 
