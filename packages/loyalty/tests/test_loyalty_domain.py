@@ -101,6 +101,34 @@ def test_a_hold_repeated_gives_the_same_quote_and_a_new_time_even_if_the_tier_ch
     assert points(ledger) == (100, 30)
 
 
+@pytest.mark.parametrize(("expires_at_us", "percent"), [(0, 5), (NOW_US + 1, 5), (NOW_US, 0), (1, 0)])
+def test_a_tier_that_has_expired_is_worth_no_more_than_the_standard_one(expires_at_us: int, percent: int) -> None:
+    ledger = ledger_with(None)
+    ledger.put("ada", "Ada", Tier.SILVER, 100, expires_at_us)
+    hold = ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
+    discount = 10 * percent
+    assert (hold.discount_percent, hold.discount) == (percent, discount)
+    assert hold.points_earned == (1000 - discount - 30) // 100
+    assert ledger.accounts["ada"].tier is Tier.SILVER
+
+
+def test_a_hold_keeps_its_quote_when_the_tier_expires_and_once_it_is_taken_anew_has_another() -> None:
+    ledger = ledger_with(None)
+    ledger.put("ada", "Ada", Tier.SILVER, 100, NOW_US + 1)
+    ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
+    assert ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US + 1).discount == 50
+    ledger.expire_due(LATER_US)
+    assert ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US + 9, now_us=LATER_US).discount == 0
+
+
+def test_put_without_an_expiry_leaves_it_and_one_of_0_takes_it_away() -> None:
+    ledger = ledger_with(None)
+    assert ledger.put("eve", "Eve", Tier.GOLD, 7).tier_expires_at_us == 0
+    assert ledger.put("ada", "Ada", Tier.SILVER, 100, 77).tier_expires_at_us == 77
+    assert ledger.put("ada", "Ada", Tier.GOLD, 100).tier_expires_at_us == 77
+    assert ledger.put("ada", "Ada", Tier.GOLD, 100, 0).tier_expires_at_us == 0
+
+
 @pytest.mark.parametrize("content", [("bob", 1000, 30), ("ada", 1001, 30), ("ada", 1000, 29)])
 def test_a_hold_with_other_content_is_busy(content: tuple[str, int, int]) -> None:
     ledger = ledger_with(State.HELD)
