@@ -26,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "containers: needs a container engine; left out, and said so, where none answers"
     )
+    config.addinivalue_line("markers", "needs(**versions): about what is new in these versions of the services")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
