@@ -94,10 +94,12 @@ def migrate(service: str, folder: Path) -> Path:
 
 
 def insert(connection: sqlite3.Connection, table: str, rows: Iterable[Row]) -> None:
+    """Columns that later migrations added keep their defaults."""
     found = list(rows)
     if found:
-        marks = ", ".join("?" * len(found[0]))
-        connection.executemany(f"INSERT INTO {table} VALUES ({marks})", found)
+        names = [name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+        columns, marks = ", ".join(names[: len(found[0])]), ", ".join("?" * len(found[0]))
+        connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", found)
 
 
 def fill(folder: Path, count: int) -> None:

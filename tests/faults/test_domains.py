@@ -151,7 +151,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(order_id=order_ids, customer=customers, subtotal=st.sampled_from([4, 500, 1000]), redeem=points)
     def hold(self, order_id: str, customer: str, subtotal: int, redeem: int) -> None:
         with self.refused():
-            held = self.ledger.place_hold(order_id, customer, subtotal, redeem, self.now_us + TTL_US)
+            held = self.ledger.place_hold(order_id, customer, subtotal, redeem, self.now_us + TTL_US, self.now_us)
             assert held.points_redeemed == redeem <= subtotal - held.discount
 
     @rule(order_id=order_ids)
@@ -159,7 +159,7 @@ class LedgerMachine(RuleBasedStateMachine):
         row = self.ledger.holds.get(order_id)
         if row is not None and row.state is loyalty.State.HELD:
             content = (row.customer_id, row.subtotal, row.redeem_points)
-            again = self.ledger.place_hold(order_id, *content, self.now_us + TTL_US)
+            again = self.ledger.place_hold(order_id, *content, self.now_us + TTL_US, self.now_us)
             assert (again.points_redeemed, again.discount) == (row.points_redeemed, row.discount)
             assert again.expires_at_us == self.now_us + TTL_US
 

@@ -1,7 +1,7 @@
 """In-memory services behind real gRPC servers, and a real gateway in front of them.
 
 They keep the contracts as far as a gateway can tell, and no further: nothing expires, and orders are confirmed when a
-test says so.
+test says so. With `is_1_0` they ignore what version 1.0 did not know.
 
 `python packages/gateway/tests/gateway_services.py 8080` serves them for trying things out by hand.
 """
@@ -60,6 +60,7 @@ class Orders(orders.OrdersServicer):
         self.faults = Faults()
         self.decided: dict[str, tuple[bytes, orders.Order | orders.Refusal]] = {}
         self.confirm_at_once = False
+        self.is_1_0 = False
         self.settled = asyncio.Event()
         self.histories: dict[str, list[orders.HistoryEntry]] = {}
 
@@ -95,6 +96,7 @@ class Orders(orders.OrdersServicer):
             total=subtotal - request.discount - request.points_redeemed,
             without_loyalty=request.without_loyalty,
             created_at_us=NEW_YEAR_US,
+            note="" if self.is_1_0 else request.note,
         )
         decision, replayed = self._decide(request.order_id, request.fingerprint, order)
         return orders.CreateResponse(**decision, replayed=replayed)
@@ -161,6 +163,7 @@ class Reservations(reservations.ReservationsServicer):
             for sku, name, price in (("tea", "Green tea", 450), ("demo", "Demo item", 100))
         }
         self.held: set[str] = set()
+        self.is_1_0 = False
 
     def item(self, sku: str) -> reservations.Item:
         if sku not in self.items:
@@ -218,6 +221,7 @@ class Reservations(reservations.ReservationsServicer):
             unit_price=request.unit_price,
             on_hand=request.on_hand,
             available=request.on_hand - old.held,
+            description=old.description if request.description is None or self.is_1_0 else request.description,
         )
         return reservations.PutItemResponse(item=item)
 
@@ -240,6 +244,7 @@ class Loyalty(loyalty.LoyaltyServicer):
             ),
             "guest": loyalty.Account(customer_id="guest", name="Guest", tier=loyalty.Tier.STANDARD),
         }
+        self.is_1_0 = False
 
     def account(self, customer_id: str) -> loyalty.Account:
         if customer_id not in self.accounts:
@@ -279,12 +284,15 @@ class Loyalty(loyalty.LoyaltyServicer):
 
     async def put_account(self, request: loyalty.PutAccountRequest) -> loyalty.PutAccountResponse:
         await self.faults.meet("put_account")
+        old = self.accounts.get(request.customer_id, loyalty.Account())
+        expires_at_us = None if self.is_1_0 else request.tier_expires_at_us
         account = self.accounts[request.customer_id] = loyalty.Account(
             customer_id=request.customer_id,
             name=request.name,
             tier=request.tier,
             discount_percent=self.PERCENT[request.tier],
             points=request.points,
+            tier_expires_at_us=old.tier_expires_at_us if expires_at_us is None else expires_at_us,
         )
         return loyalty.PutAccountResponse(account=account)
 

@@ -8,6 +8,8 @@ from gateway_services import Shop
 
 ORDER = b'{"customer_id":"c-1","lines":[{"sku":"tea","quantity":%s}]}'
 LINE = b'{"sku":"s-%d","quantity":1}'
+CUP = {"name": "Cup", "unit_price": 1, "on_hand": 1}
+BO = {"name": "Bo", "tier": "gold", "points": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +71,10 @@ async def refused(answer: httpx.Response, status: int = 400, reason: str = "inva
         (ORDER % b'1,"quantity":true', "lines[0].quantity"),
         ((ORDER % b"1")[:-1] + b',"redeem_points":-1}', "redeem_points: expected `int` >= 0"),
         ((ORDER % b"1")[:-1] + b',"redeem_points":1000000000001}', "redeem_points: expected `int` <= 1000000000000"),
+        ((ORDER % b"1")[:-1] + b',"note":null}', "note: expected `str`, got `null`"),
+        ((ORDER % b"1")[:-1] + b',"note":"%s"}' % (b"x" * 501), "note: expected `str` of length <= 500"),
+        ((ORDER % b"1")[:-1] + b',"note":"\\u0000"}', "note: expected text without control characters but tabs"),
+        ((ORDER % b"1")[:-1] + b',"note":"\\u001b[2J"}', "note: expected text without control characters"),
     ],
     ids=lambda value: repr(value[:60]) if isinstance(value, bytes) else None,
 )
@@ -89,6 +95,14 @@ async def test_an_order_that_is_not_as_the_contract_says_is_refused(
         ("/v1/items/cup", {"name": "x", "unit_price": 10**9 + 1, "on_hand": 1}, "unit_price: expected `int` <="),
         ("/v1/items/cup", {"name": "x", "unit_price": 1, "on_hand": 10**9 + 1}, "on_hand: expected `int` <="),
         ("/v1/items/cup", {"name": "x", "unit_price": 1, "on_hand": 1, "sold": 0}, "unknown field `sold`"),
+        ("/v1/items/cup", {**CUP, "description": "x" * 2001}, "description: expected `str` of length <= 2000"),
+        ("/v1/items/cup", {**CUP, "description": "a\x7fb"}, "description: expected text without control characters"),
+        ("/v1/items/cup", {**CUP, "description": None}, "description: expected `str`, got `null`"),
+        ("/v1/customers/c-2", {**BO, "tier_expires_at": "2027-01-01"}, "tier_expires_at: invalid RFC3339"),
+        ("/v1/customers/c-2", {**BO, "tier_expires_at": "2027-01-01T00:00:00"}, "with a timezone component"),
+        ("/v1/customers/c-2", {**BO, "tier_expires_at": 1798761600}, "tier_expires_at: expected `datetime | null`"),
+        ("/v1/customers/c-2", {**BO, "tier_expires_at": "1970-01-01T00:00:00Z"}, "after 1970-01-01"),
+        ("/v1/customers/c-2", {**BO, "tier_expires_at": "9999-12-31T23:59:59-01:00"}, "before the year 10000"),
         ("/v1/customers/c-2", {"name": "x", "tier": "GOLD", "points": 1}, "tier: invalid enum value 'GOLD'"),
         ("/v1/customers/c-2", {"name": "x", "tier": "gold", "points": 10**12 + 1}, "points: expected `int` <="),
     ],

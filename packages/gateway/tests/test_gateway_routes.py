@@ -74,6 +74,36 @@ async def test_an_order_is_placed_and_can_be_read(client: httpx.AsyncClient) -> 
     assert (await client.get(f"/v1/orders/{order['id'].upper()}")).json() == read.json()
 
 
+async def test_a_note_is_shown_wherever_its_order_is(client: httpx.AsyncClient) -> None:
+    note = "Please ring twice.\nТретий этаж 🛎"
+    placed = await client.post("/v1/orders", json={**TEA, "note": note})
+    path = placed.headers["location"]
+    answers = [placed.json(), (await client.get(path)).json(), *(await client.get("/v1/orders")).json()["orders"]]
+    assert [order["note"] for order in answers] == [note] * 3
+    assert "note" not in (await client.post("/v1/orders", json={**TEA, "note": ""})).json()
+
+
+async def test_a_note_is_part_of_the_request_that_a_key_is_for(client: httpx.AsyncClient) -> None:
+    key, noted = {"Idempotency-Key": "K"}, {**TEA, "note": "Please ring twice."}
+    first = await client.post("/v1/orders", json=noted, headers=key)
+    assert (await client.post("/v1/orders", json=noted, headers=key)).json() == first.json()
+    assert_problem(await client.post("/v1/orders", json=TEA, headers=key), 422, "key-reused")
+
+
+async def test_what_a_service_before_1_1_does_not_keep_is_not_in_the_answer(
+    client: httpx.AsyncClient, shop: Shop
+) -> None:
+    shop.orders.is_1_0 = shop.reservations.is_1_0 = shop.loyalty.is_1_0 = True
+    placed = await client.post("/v1/orders", json={**TEA, "note": "Please ring twice."})
+    assert (placed.status_code, "note" in placed.json()) == (201, False)
+    item = {"name": "Cup", "unit_price": 1200, "on_hand": 5, "description": "Blue"}
+    put = await client.put("/v1/items/cup", json=item)
+    assert (put.status_code, "description" in put.json()) == (200, False)
+    customer = {"name": "Bo", "tier": "gold", "points": 7, "tier_expires_at": "2030-01-01T00:00:00Z"}
+    put = await client.put("/v1/customers/c-2", json=customer)
+    assert (put.status_code, "tier_expires_at" in put.json()) == (200, False)
+
+
 async def test_an_order_shows_its_history_and_a_list_does_not(client: httpx.AsyncClient, shop: Shop) -> None:
     path = (await client.post("/v1/orders", json=TEA)).headers["location"]
     shop.orders.histories[path.rpartition("/")[2]] = [
@@ -136,11 +166,11 @@ async def test_quotes_are_not_part_of_a_key(client: httpx.AsyncClient) -> None:
 
 async def test_an_answer_names_the_versions_that_served_it(client: httpx.AsyncClient) -> None:
     placed = await client.post("/v1/orders", json=TEA)
-    served_by = "gateway/1.0.0 reservations/1.2.3 loyalty/1.2.3 orders/1.2.3"
+    served_by = f"gateway/{__version__} reservations/1.2.3 loyalty/1.2.3 orders/1.2.3"
     assert placed.headers["souk-served-by"] == served_by
     missing = await client.get("/v1/items/nothing")
-    assert missing.headers["souk-served-by"] == "gateway/1.0.0 reservations/1.2.3"
-    assert (await client.get("/nowhere")).headers["souk-served-by"] == "gateway/1.0.0"
+    assert missing.headers["souk-served-by"] == f"gateway/{__version__} reservations/1.2.3"
+    assert (await client.get("/nowhere")).headers["souk-served-by"] == f"gateway/{__version__}"
 
 
 async def test_a_key_gives_the_same_order_again(client: httpx.AsyncClient, shop: Shop) -> None:
@@ -224,6 +254,22 @@ async def test_items_are_put_read_restocked_and_listed(client: httpx.AsyncClient
     assert rest["next_page_token"] is None
 
 
+async def test_a_description_is_kept_until_it_is_put_anew(client: httpx.AsyncClient) -> None:
+    async def put(**description: str) -> str | None:
+        wanted = {"name": "Cup", "unit_price": 1200, "on_hand": 5, **description}
+        item = (await client.put("/v1/items/cup", json=wanted)).json()
+        assert (await client.get("/v1/items/cup")).json() == item
+        found: str | None = item.get("description")
+        return found
+
+    assert [await put(), await put(description="Blue"), await put(), await put(description="")] == [
+        None,
+        "Blue",
+        "Blue",
+        None,
+    ]
+
+
 async def test_fewer_pieces_than_are_held_cannot_be_put(client: httpx.AsyncClient) -> None:
     await client.post("/v1/orders", json=TEA)
     answer = await client.put("/v1/items/tea", json={"name": "Tea", "unit_price": 1, "on_hand": 1})
@@ -238,6 +284,21 @@ async def test_customers_are_put_read_and_listed(client: httpx.AsyncClient) -> N
     page = (await client.get("/v1/customers")).json()
     assert [each["id"] for each in page["customers"]] == ["c-1", "c-2", "guest"]
     assert page["next_page_token"] is None
+
+
+async def test_a_tiers_expiry_is_kept_until_it_is_put_anew(client: httpx.AsyncClient) -> None:
+    async def put(**expiry: str | None) -> str | None:
+        wanted = {"name": "Bo", "tier": "silver", "points": 7, **expiry}
+        customer = (await client.put("/v1/customers/c-2", json=wanted)).json()
+        assert (await client.get("/v1/customers/c-2")).json() == customer
+        found: str | None = customer.get("tier_expires_at")
+        return found
+
+    assert await put() is None
+    assert await put(tier_expires_at="2027-01-01T01:30:00+01:30") == "2027-01-01T00:00:00.000000Z"
+    assert await put() == "2027-01-01T00:00:00.000000Z"
+    assert await put(tier_expires_at="9999-12-31T23:59:59.999999Z") == "9999-12-31T23:59:59.999999Z"
+    assert await put(tier_expires_at=None) is None
 
 
 async def test_what_is_unknown_is_404_in_a_path_and_422_in_a_body(client: httpx.AsyncClient) -> None:
@@ -319,7 +380,7 @@ async def test_one_service_away_leaves_the_others_and_needs_no_restart(
     assert_problem(await client.post("/v1/orders", json=TEA), 503, "unavailable")
     assert (await client.get("/health/live")).json() == {"status": "LIVE"}
     versions = (await client.get("/v1/versions")).json()
-    everyone = {"gateway": "1.0.0", "orders": "1.2.3", "reservations": "1.2.3", "loyalty": "1.2.3"}
+    everyone = {"gateway": __version__, "orders": "1.2.3", "reservations": "1.2.3", "loyalty": "1.2.3"}
     assert versions == {**everyone, service: None}
     await shop.open(service, getattr(shop, service))
     await ready(client, service, "SERVING")
@@ -406,8 +467,8 @@ async def test_each_request_leaves_a_line_in_the_log(
     await client.get("/health/live")
     lines = [re.sub(r"\d+ ms", "N ms", each.message) for each in caplog.records if each.name.endswith(".access")]
     assert lines == [
-        f"POST /v1/orders 201 N ms {order_id} gateway/1.0.0 reservations/1.2.3 loyalty/1.2.3 orders/1.2.3",
-        "GET /v1/items/%0Aforged 400 N ms /problems/invalid-argument gateway/1.0.0",
+        f"POST /v1/orders 201 N ms {order_id} gateway/{__version__} reservations/1.2.3 loyalty/1.2.3 orders/1.2.3",
+        f"GET /v1/items/%0Aforged 400 N ms /problems/invalid-argument gateway/{__version__}",
     ]
 
 

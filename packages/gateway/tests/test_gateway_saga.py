@@ -24,6 +24,7 @@ from souk_gateway.saga import Saga, fingerprint_of, order_id_of
 
 TEA = OrderRequest(customer_id="c-1", lines=(OrderLineRequest("tea", 2), OrderLineRequest("cup", 1)))
 REDEEMING = msgspec.structs.replace(TEA, redeem_points=50)
+NOTED = msgspec.structs.replace(TEA, note="Ring twice")
 PRICES = {"tea": 450, "cup": 100}
 
 OUT_OF_STOCK = Rejected(
@@ -332,6 +333,7 @@ def test_without_a_key_each_request_is_an_order_of_its_own() -> None:
         '{"customer_id":"c-1","lines":[{"sku":"tea","quantity":2},{"sku":"cup","quantity":1}]}',
         '{ "lines": [ {"quantity": 2, "sku": "t\\u0065a"}, {"sku": "cup", "quantity": 1} ],\n "customer_id": "c-1" }',
         '{"customer_id":"c-1","lines":[{"sku":"tea","quantity":2},{"sku":"cup","quantity":1}],"redeem_points":0}',
+        '{"customer_id":"c-1","lines":[{"sku":"tea","quantity":2},{"sku":"cup","quantity":1}],"note":""}',
     ],
 )
 def test_the_fingerprint_is_of_what_the_json_means(text: str) -> None:
@@ -341,12 +343,15 @@ def test_the_fingerprint_is_of_what_the_json_means(text: str) -> None:
 
 def test_the_fingerprint_is_the_same_in_every_release() -> None:
     assert fingerprint_of(REDEEMING).hex() == "6228931d2f2a2b81d10e03272035dc82ada97916b637224ed6e5de4cb08aa90a"
+    assert fingerprint_of(NOTED).hex() == "75e810c8f85390598ba464584fdad24304cce2a41cc46522461d3753ae04bc62"
 
 
 @pytest.mark.parametrize(
     "other",
     [
         REDEEMING,
+        NOTED,
+        msgspec.structs.replace(NOTED, note="Ring once"),
         msgspec.structs.replace(TEA, customer_id="c-2"),
         msgspec.structs.replace(TEA, lines=TEA.lines[:1]),
         msgspec.structs.replace(TEA, lines=(OrderLineRequest("tea", 3), OrderLineRequest("cup", 1))),

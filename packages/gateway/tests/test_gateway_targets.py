@@ -21,7 +21,7 @@ from souk_contracts.errors import Refused
 from souk_contracts.orders.v1 import ListRequest, OrdersStub
 from souk_contracts.reservations.v1 import ListItemsRequest, ReservationsStub
 from souk_contracts.server import GrpcServer, ServerSettings, Servicer
-from souk_gateway import targets_file
+from souk_gateway import __version__, targets_file
 from souk_gateway.backends import Backends
 from souk_gateway.clients import ReservationsClient
 from souk_gateway.errors import Unavailable
@@ -142,7 +142,7 @@ async def test_the_answer_names_the_versions_that_served(
         answers = [await client.post("/v1/orders", json=TEA) for _ in range(40)]
     assert {answer.status_code for answer in answers} == {201}
     assert {answer.headers["souk-served-by"] for answer in answers} == {
-        f"gateway/1.0.0 reservations/{reservations} loyalty/1.2.3 orders/{orders}"
+        f"gateway/{__version__} reservations/{reservations} loyalty/1.2.3 orders/{orders}"
         for reservations in ("1.0.0", "2.0.0")
         for orders in ("1.0.0", "2.0.0")
     }
@@ -219,7 +219,7 @@ async def test_who_asks_for_a_version_that_is_away_gets_no_other(
         await versions["reservations"][1].server.drain()
         await until(client, "reservations", ["SERVING", "NOT_SERVING"])
         answer = await client.get("/v1/items", headers={"Souk-Prefer": "reservations=2.0.0"})
-        assert (answer.status_code, answer.headers["souk-served-by"]) == (503, "gateway/1.0.0")
+        assert (answer.status_code, answer.headers["souk-served-by"]) == (503, f"gateway/{__version__}")
         assert answer.json()["detail"] == "reservations 2.0.0 does not answer; try again in a moment"
         assert shop.reservations.faults.calls == []
         versions_shown = (await client.get("/v1/versions")).json()

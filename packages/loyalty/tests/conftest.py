@@ -81,11 +81,11 @@ def loyalty(storage: SqlStorage, hold_ttl_s: float) -> Loyalty:
 
 
 @pytest_asyncio.fixture
-async def stub(loyalty: Loyalty, storage: SqlStorage) -> AsyncIterator[LoyaltyStub]:
+async def stub(loyalty: Loyalty, storage: SqlStorage, clock: StandingClock) -> AsyncIterator[LoyaltyStub]:
     """A client of a real server on loopback."""
     server = GrpcServer(
         ServerSettings(SERVICE, __version__, "127.0.0.1:0"),
-        [LoyaltyServicer(loyalty)],
+        [LoyaltyServicer(loyalty, clock)],
         storage.answers,
     )
     port = await server.start()

@@ -25,6 +25,7 @@ from souk_loyalty.rules import Tier
 ORDER = "5f0c8a9e-0000-4000-8000-000000000001"
 ADA = Account("ada", "Ada", Tier.SILVER, points=100)
 BOB = Account("bob", "Bob", Tier.STANDARD, points=5)
+NOW_US = 50
 LATER_US = 1_000
 EARNED = 9
 """By an order of 1000 less 5 percent less 30 points: 920."""
@@ -38,7 +39,7 @@ def ledger_with(state: State | None) -> Ledger:
     if state is State.CLOSED:
         ledger.release(ORDER)
         return ledger
-    ledger.place_hold(ORDER, "ada", 1000, 30, expires_at_us=100)
+    ledger.place_hold(ORDER, "ada", 1000, 30, expires_at_us=100, now_us=NOW_US)
     if state is State.CONFIRMED:
         ledger.confirm(ORDER, "ada", 30, EARNED)
     elif state is State.EXPIRED:
@@ -59,7 +60,7 @@ def take_back_what_was_earned_and_spent(ledger: Ledger) -> None:
     """Leaves Ada with 20 points, 30 of which the order holds."""
     ledger.confirm("earns", "ada", 0, 70)
     ledger.confirm("spends", "ada", 80, 0)
-    ledger.place_hold("spends more", "ada", 1000, 60, LATER_US)
+    ledger.place_hold("spends more", "ada", 1000, 60, LATER_US, now_us=NOW_US)
     ledger.release("earns")
     ledger.release("spends more")
 
@@ -67,7 +68,7 @@ def take_back_what_was_earned_and_spent(ledger: Ledger) -> None:
 @pytest.mark.parametrize("state", [None, State.EXPIRED])
 def test_a_hold_fixes_the_discount_and_sets_the_points_aside(state: State | None) -> None:
     ledger = ledger_with(state)
-    hold = ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US)
+    hold = ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
     assert hold == Hold(
         order_id=ORDER,
         state=State.HELD,
@@ -86,7 +87,7 @@ def test_a_hold_fixes_the_discount_and_sets_the_points_aside(state: State | None
 def test_an_expired_hold_may_be_taken_anew_with_other_content_and_todays_tier() -> None:
     ledger = ledger_with(State.EXPIRED)
     ledger.put("bob", "Bob", Tier.GOLD, 5)
-    hold = ledger.place_hold(ORDER, "bob", 500, 1, LATER_US)
+    hold = ledger.place_hold(ORDER, "bob", 500, 1, LATER_US, now_us=NOW_US)
     assert (hold.customer_id, hold.discount, hold.points_redeemed, hold.points_earned) == ("bob", 50, 1, 4)
     assert (points(ledger, "ada"), points(ledger, "bob")) == ((100, 0), (5, 1))
 
@@ -95,9 +96,37 @@ def test_a_hold_repeated_gives_the_same_quote_and_a_new_time_even_if_the_tier_ch
     ledger = ledger_with(State.HELD)
     first = ledger.holds[ORDER]
     ledger.put("ada", "Ada", Tier.GOLD, 100)
-    again = ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US)
+    again = ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
     assert again == replace(first, expires_at_us=LATER_US)
     assert points(ledger) == (100, 30)
+
+
+@pytest.mark.parametrize(("expires_at_us", "percent"), [(0, 5), (NOW_US + 1, 5), (NOW_US, 0), (1, 0)])
+def test_a_tier_that_has_expired_is_worth_no_more_than_the_standard_one(expires_at_us: int, percent: int) -> None:
+    ledger = ledger_with(None)
+    ledger.put("ada", "Ada", Tier.SILVER, 100, expires_at_us)
+    hold = ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
+    discount = 10 * percent
+    assert (hold.discount_percent, hold.discount) == (percent, discount)
+    assert hold.points_earned == (1000 - discount - 30) // 100
+    assert ledger.accounts["ada"].tier is Tier.SILVER
+
+
+def test_a_hold_keeps_its_quote_when_the_tier_expires_and_once_it_is_taken_anew_has_another() -> None:
+    ledger = ledger_with(None)
+    ledger.put("ada", "Ada", Tier.SILVER, 100, NOW_US + 1)
+    ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
+    assert ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US + 1).discount == 50
+    ledger.expire_due(LATER_US)
+    assert ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US + 9, now_us=LATER_US).discount == 0
+
+
+def test_put_without_an_expiry_leaves_it_and_one_of_0_takes_it_away() -> None:
+    ledger = ledger_with(None)
+    assert ledger.put("eve", "Eve", Tier.GOLD, 7).tier_expires_at_us == 0
+    assert ledger.put("ada", "Ada", Tier.SILVER, 100, 77).tier_expires_at_us == 77
+    assert ledger.put("ada", "Ada", Tier.GOLD, 100).tier_expires_at_us == 77
+    assert ledger.put("ada", "Ada", Tier.GOLD, 100, 0).tier_expires_at_us == 0
 
 
 @pytest.mark.parametrize("content", [("bob", 1000, 30), ("ada", 1001, 30), ("ada", 1000, 29)])
@@ -105,7 +134,7 @@ def test_a_hold_with_other_content_is_busy(content: tuple[str, int, int]) -> Non
     ledger = ledger_with(State.HELD)
     before = everything(ledger)
     with pytest.raises(Busy):
-        ledger.place_hold(ORDER, *content, LATER_US)
+        ledger.place_hold(ORDER, *content, LATER_US, now_us=NOW_US)
     assert everything(ledger) == before
 
 
@@ -114,20 +143,20 @@ def test_a_hold_after_the_end_is_settled(state: State) -> None:
     ledger = ledger_with(state)
     before = everything(ledger)
     with pytest.raises(Settled):
-        ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US)
+        ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
     assert everything(ledger) == before
 
 
 @pytest.mark.parametrize("state", [None, State.EXPIRED])
 def test_a_hold_of_more_points_than_are_free_is_refused_and_changes_nothing(state: State | None) -> None:
     ledger = ledger_with(state)
-    ledger.place_hold("another", "ada", 1000, 80, LATER_US)
+    ledger.place_hold("another", "ada", 1000, 80, LATER_US, now_us=NOW_US)
     before = everything(ledger)
     with pytest.raises(InsufficientPoints, match="21 points of 'ada' were to be redeemed and 20 are") as refusal:
-        ledger.place_hold(ORDER, "ada", 1000, 21, LATER_US)
+        ledger.place_hold(ORDER, "ada", 1000, 21, LATER_US, now_us=NOW_US)
     assert refusal.value.metadata == {"customer_id": "ada", "requested": "21", "available": "20"}
     assert everything(ledger) == before
-    ledger.place_hold(ORDER, "ada", 1000, 20, LATER_US)
+    ledger.place_hold(ORDER, "ada", 1000, 20, LATER_US, now_us=NOW_US)
     assert points(ledger) == (100, 100)
 
 
@@ -136,10 +165,10 @@ def test_a_hold_of_more_points_than_is_left_to_pay_is_refused_and_changes_nothin
     ledger = ledger_with(state)
     before = everything(ledger)
     with pytest.raises(RedeemExceedsTotal) as refusal:
-        ledger.place_hold(ORDER, "ada", 60, 58, LATER_US)
+        ledger.place_hold(ORDER, "ada", 60, 58, LATER_US, now_us=NOW_US)
     assert refusal.value.metadata == {"requested": "58", "payable": "57"}
     assert everything(ledger) == before
-    assert ledger.place_hold(ORDER, "ada", 60, 57, LATER_US).points_earned == 0
+    assert ledger.place_hold(ORDER, "ada", 60, 57, LATER_US, now_us=NOW_US).points_earned == 0
 
 
 @pytest.mark.parametrize("state", [None, State.EXPIRED])
@@ -147,18 +176,18 @@ def test_a_hold_for_an_unknown_customer_is_refused_and_changes_nothing(state: St
     ledger = ledger_with(state)
     before = everything(ledger)
     with pytest.raises(UnknownCustomer, match="'eve'"):
-        ledger.place_hold(ORDER, "eve", 1000, 0, LATER_US)
+        ledger.place_hold(ORDER, "eve", 1000, 0, LATER_US, now_us=NOW_US)
     assert everything(ledger) == before
 
 
 def test_redeeming_nothing_is_possible_with_a_negative_balance() -> None:
     ledger = Ledger({"ada": replace(ADA, points=-7)}, {})
-    assert ledger.place_hold(ORDER, "ada", 1000, 0, LATER_US).discount == 50
+    assert ledger.place_hold(ORDER, "ada", 1000, 0, LATER_US, now_us=NOW_US).discount == 50
     assert ledger.confirm(ORDER, "ada", 0, 9) is None
     assert points(ledger) == (2, 0)
     ledger.release(ORDER)
     with pytest.raises(InsufficientPoints, match="0 are available"):
-        ledger.place_hold("another", "ada", 1000, 1, LATER_US)
+        ledger.place_hold("another", "ada", 1000, 1, LATER_US, now_us=NOW_US)
 
 
 @pytest.mark.parametrize("state", [None, State.EXPIRED, State.HELD, State.CONFIRMED])
@@ -195,7 +224,7 @@ def test_confirm_of_a_closed_hold_says_no() -> None:
 @pytest.mark.parametrize("state", [None, State.EXPIRED])
 def test_confirm_of_points_that_are_gone_says_no_for_ever(state: State | None) -> None:
     ledger = ledger_with(state)
-    ledger.place_hold("another", "ada", 1000, 71, LATER_US)
+    ledger.place_hold("another", "ada", 1000, 71, LATER_US, now_us=NOW_US)
     assert isinstance(ledger.confirm(ORDER, "ada", 30, EARNED), InsufficientPoints)
     assert ledger.holds[ORDER].state is State.CLOSED
     ledger.release("another")
@@ -256,7 +285,7 @@ def test_a_release_that_comes_first_shuts_the_door_on_a_late_confirm() -> None:
     assert ledger.holds[ORDER] == Hold(ORDER, State.CLOSED)
     assert isinstance(ledger.confirm(ORDER, "ada", 30, EARNED), Settled)
     with pytest.raises(Settled):
-        ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US)
+        ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
 
 
 def test_points_that_were_earned_and_spent_are_taken_back_all_the_same() -> None:
@@ -270,7 +299,7 @@ def test_points_that_were_earned_and_spent_are_taken_back_all_the_same() -> None
 
 def test_only_holds_whose_time_has_passed_expire() -> None:
     ledger = ledger_with(State.HELD)
-    ledger.place_hold("later", "ada", 1000, 20, expires_at_us=101)
+    ledger.place_hold("later", "ada", 1000, 20, expires_at_us=101, now_us=NOW_US)
     assert ledger.expire_due(now_us=99) == 0
     assert ledger.expire_due(now_us=100) == 1
     assert ledger.expire_due(now_us=100) == 0
@@ -315,14 +344,14 @@ def test_put_below_what_is_held_is_refused_and_changes_nothing() -> None:
 
 def test_a_ledger_leaves_what_it_was_given_alone() -> None:
     accounts, rows = {"ada": ADA}, dict[str, Hold]()
-    Ledger(accounts, rows).place_hold(ORDER, "ada", 1000, 30, LATER_US)
+    Ledger(accounts, rows).place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
     assert accounts == {"ada": ADA}
     assert rows == {}
 
 
 def test_an_order_that_moves_no_points_leaves_its_account_as_it_was() -> None:
     ledger = ledger_with(None)
-    ledger.place_hold(ORDER, "ada", 50, 0, LATER_US)
+    ledger.place_hold(ORDER, "ada", 50, 0, LATER_US, now_us=NOW_US)
     ledger.confirm(ORDER, "ada", 0, 0)
     assert ledger.accounts["ada"] is ADA
 
@@ -331,11 +360,13 @@ _order_ids = st.sampled_from(["o1", "o2", "o3", "o4"])
 _customer_ids = st.sampled_from(["ada", "bob", "eve"])
 _points = st.integers(0, 12)
 _calls = st.one_of(
-    st.tuples(st.just("place_hold"), _order_ids, _customer_ids, st.sampled_from([10, 100, 900]), _points, _points),
+    st.tuples(
+        st.just("place_hold"), _order_ids, _customer_ids, st.sampled_from([10, 100, 900]), _points, _points, _points
+    ),
     st.tuples(st.just("confirm"), _order_ids, _customer_ids, _points, _points),
     st.tuples(st.just("release"), _order_ids),
     st.tuples(st.just("expire_due"), _points),
-    st.tuples(st.just("put"), _customer_ids, st.just("A"), st.sampled_from(Tier), _points),
+    st.tuples(st.just("put"), _customer_ids, st.just("A"), st.sampled_from(Tier), _points, st.none() | _points),
 )
 
 

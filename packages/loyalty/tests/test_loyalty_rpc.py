@@ -2,7 +2,7 @@
 
 import inspect
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
@@ -103,6 +103,49 @@ async def test_every_tier_goes_over_the_wire_with_its_discount(stub: LoyaltyStub
     assert (account.tier, account.discount_percent) == (wanted.tier, rules.discount_percent(tier))
 
 
+async def test_a_tier_counts_until_it_expires(stub: LoyaltyStub, advance: Callable[[float], None]) -> None:
+    expires_at_us = 1_000_000_000 + 60_000_000
+    wanted = PutAccountRequest(
+        customer_id="ada", name="Ada", tier=Tier.GOLD, points=0, tier_expires_at_us=expires_at_us
+    )
+
+    async def percents() -> set[int]:
+        """What the account says, wherever it is shown, and what an order gets."""
+        hold = await stub.hold(hold_request(str(uuid.uuid4()), redeem_points=0))
+        accounts = [
+            (await stub.get_account(GetAccountRequest(customer_id="ada"))).account,
+            *(await stub.list_accounts(ListAccountsRequest())).accounts,
+        ]
+        found = {hold.discount_percent}
+        for account in accounts:
+            assert account is not None
+            assert (account.tier, account.tier_expires_at_us) == (Tier.GOLD, expires_at_us)
+            found.add(account.discount_percent)
+        return found
+
+    account = (await stub.put_account(wanted)).account
+    assert account is not None
+    assert account.discount_percent == 10
+    advance(59)
+    assert await percents() == {10}
+    advance(1)
+    assert await percents() == {0}
+
+
+async def test_an_expiry_is_kept_until_it_is_put_anew(stub: LoyaltyStub) -> None:
+    async def put(tier_expires_at_us: int | None) -> int:
+        wanted = PutAccountRequest(
+            customer_id="ada", name="Ada", tier=Tier.GOLD, points=0, tier_expires_at_us=tier_expires_at_us
+        )
+        account = (await stub.put_account(wanted)).account
+        assert account == (await stub.get_account(GetAccountRequest(customer_id="ada"))).account
+        assert account is not None
+        return account.tier_expires_at_us
+
+    last = 253_402_300_799_999_999
+    assert [await put(each) for each in (None, last, None, 0)] == [0, last, last, 0]
+
+
 def test_the_contract_has_the_same_tiers_and_states() -> None:
     assert {tier.name for tier in rules.Tier} == {tier.name for tier in Tier} - {"UNSPECIFIED"}
     assert {state.name for state in domain.State} == {state.name for state in HoldState} - {"UNSPECIFIED"}
@@ -170,6 +213,11 @@ async def test_a_lost_database_is_unavailable_and_says_so(stub: LoyaltyStub, sto
         (PutAccountRequest(customer_id="x", name="X", tier=Tier(4)), "tier"),
         (PutAccountRequest(customer_id="x", name="X", tier=Tier.GOLD, points=-1), "points"),
         (PutAccountRequest(customer_id="x", name="X", tier=Tier.GOLD, points=10**12 + 1), "points"),
+        (PutAccountRequest(customer_id="x", name="X", tier=Tier.GOLD, tier_expires_at_us=-1), "tier_expires_at_us"),
+        (
+            PutAccountRequest(customer_id="x", name="X", tier=Tier.GOLD, tier_expires_at_us=253_402_300_800_000_000),
+            "tier_expires_at_us",
+        ),
         (ListAccountsRequest(page_size=-1), "page_size"),
         (ListAccountsRequest(page_size=501), "page_size"),
         (ListAccountsRequest(page_token="\n"), "page_token"),

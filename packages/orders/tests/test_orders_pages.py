@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Connection, insert
 
+from souk_contracts.orders.v1 import ListRequest, OrdersStub
 from souk_orders import limits, tables
 from souk_orders.domain import InvalidArgument, Line, Order, Refusal, RefusedOrder, Status, Terms
 from souk_orders.service import Orders
@@ -123,6 +124,19 @@ async def test_a_page_of_very_long_orders_ends_early_and_nothing_is_lost(
     fill(storage, there)
     pages = await all_pages(orders, "", None, size=500)
     assert [len(page) for page in pages] == [40, 40, 10]
+
+
+async def test_a_page_of_long_orders_with_long_notes_fits_into_a_message(stub: OrdersStub, storage: SqlStorage) -> None:
+    # So many lines that a page's limits of lines and of orders would meet, were there no notes.
+    count = limits.MAX_PAGE_LINES // limits.MAX_PAGE
+    lines = tuple(Line(f"{n:064}", "🍵" * 200, 1_000_000, limits.MAX_PRICE) for n in range(count))
+    figures = (50, 10**15, 10**15, limits.MAX_POINTS_EARNED)
+    terms = Terms("c" * 64, "EUR", lines, *figures, without_loyalty=False, note="🔔" * limits.MAX_NOTE)
+    fill(storage, [replace(order, terms=terms, status_reason="R" * 64) for order in some_orders(500, terms)])
+    first = await stub.list(ListRequest(page_size=500))
+    rest = await stub.list(ListRequest(page_size=500, page_token=first.next_page_token))
+    assert len({order.id for order in (*first.orders, *rest.orders)}) == 500
+    assert rest.next_page_token == ""
 
 
 @pytest.mark.parametrize(

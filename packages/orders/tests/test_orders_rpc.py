@@ -132,6 +132,17 @@ async def test_a_refusal_that_comes_after_the_order_gives_the_order(stub: Orders
     assert (answer.order, answer.refusal, answer.replayed) == (order, None, True)
 
 
+async def test_a_note_stays_with_its_order(stub: OrdersStub) -> None:
+    note = "Please ring twice.\nТретий этаж 🛎"
+    assert (await stub.create(create(note=note))).order == (await stub.create(create())).order
+    answers = [
+        (await stub.get(GetRequest(order_id=ORDER))).order,
+        *(await stub.list(ListRequest())).orders,
+        (await stub.cancel(CancelRequest(order_id=ORDER))).order,
+    ]
+    assert [order.note for order in answers if order is not None] == [note] * 3
+
+
 async def test_an_order_without_loyalty_says_so(stub: OrdersStub) -> None:
     zeros = {"discount_percent": 0, "discount": 0, "points_redeemed": 0, "points_earned": 0}
     order = (await stub.create(create(**zeros, without_loyalty=True))).order
@@ -201,6 +212,8 @@ Call = Callable[[OrdersStub], Awaitable[object]]
         (lambda stub: stub.create(create(points_redeemed=1621)), "points_redeemed"),
         (lambda stub: stub.create(create(points_earned=-1)), "points_earned"),
         (lambda stub: stub.create(create(without_loyalty=True)), "without_loyalty"),
+        (lambda stub: stub.create(create(note="x" * 501)), "note"),
+        (lambda stub: stub.create(create(note="a\0b")), "note"),
         (lambda stub: stub.refuse(refuse(order_id="")), "order_id"),
         (lambda stub: stub.refuse(refuse(fingerprint=b"")), "fingerprint"),
         (lambda stub: stub.refuse(refuse(customer_id="")), "customer_id"),
@@ -226,9 +239,9 @@ async def test_the_largest_order_there_may_be_is_taken(stub: OrdersStub) -> None
         OrderLine(sku=f"{n:064}", name="茶" * 200, quantity=1_000_000, unit_price=1_000_000_000) for n in range(100)
     ]
     zeros = {"discount_percent": 0, "discount": 0, "points_redeemed": 10**17, "points_earned": 10**15}
-    order = (await stub.create(create(lines=lines, **zeros))).order
+    order = (await stub.create(create(lines=lines, note="茶" * 500, **zeros))).order
     assert order is not None
-    assert (order.subtotal, order.total, order.lines) == (10**17, 0, lines)
+    assert (order.subtotal, order.total, order.lines, order.note) == (10**17, 0, lines, "茶" * 500)
 
 
 async def test_lists_are_filtered_by_customer_and_status(stub: OrdersStub) -> None:

@@ -65,7 +65,8 @@ async def count(storage: SqlStorage, table: Table) -> int:
 async def test_what_was_decided_is_there_after_a_restart(open_storage: Callable[[], SqlStorage], terms: Terms) -> None:
     first = open_storage()
     taken, refused = new_id(), new_id()
-    unicode = replace(terms, lines=(replace(terms.lines[0], name="Tée 緑茶 🍵"), *terms.lines[1:]))
+    lines = (replace(terms.lines[0], name="Tée 緑茶 🍵"), *terms.lines[1:])
+    unicode = replace(terms, lines=lines, note="Zweimal läuten 🔔")
     (decided, _) = await first.execute([create(taken, unicode), Refuse(refused, PRINT, "c-1", OUT_OF_STOCK)])
     assert isinstance(decided, Decided)
     first.close()

@@ -195,6 +195,14 @@ def test_put_journals_the_difference() -> None:
     assert pieces(stock) == (9, 0, 2)
 
 
+def test_put_without_a_description_leaves_it_and_an_empty_one_takes_it_away() -> None:
+    stock = stock_with(None)
+    assert stock.put("cup", "Cup", unit_price=1, on_hand=1).description == ""
+    assert stock.put("tea", "Tea", 450, 10, "First flush").description == "First flush"
+    assert stock.put("tea", "Green tea", 450, 10).description == "First flush"
+    assert stock.put("tea", "Green tea", 450, 10, "").description == ""
+
+
 def test_put_below_what_is_held_is_refused() -> None:
     stock = stock_with(State.HELD)
     with pytest.raises(OnHandBelowHeld, match="2 are held"):

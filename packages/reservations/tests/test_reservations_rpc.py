@@ -26,6 +26,7 @@ from souk_contracts.reservations.v1 import (
     RestockItemRequest,
 )
 from souk_reservations import __version__, domain
+from souk_reservations.service import PutItem
 from souk_reservations.servicer import STATUSES
 from souk_reservations.storage import SqlStorage
 
@@ -40,6 +41,35 @@ async def refused(call: Awaitable[object]) -> Refused:
     assert refusal is not None, caught.value
     assert refusal.domain == "reservations.souk"
     return refusal
+
+
+async def test_a_description_is_kept_until_it_is_put_anew(stub: ReservationsStub) -> None:
+    async def put(description: str | None) -> str:
+        wanted = PutItemRequest(sku="tea", name="Tea", unit_price=450, on_hand=10, description=description)
+        item = (await stub.put_item(wanted)).item
+        assert item == (await stub.get_item(GetItemRequest(sku="tea"))).item
+        assert [item] == (await stub.list_items(ListItemsRequest())).items
+        assert item is not None
+        return item.description
+
+    text = "First flush,\nhand-picked 🍃"
+    assert [await put(each) for each in (None, text, None, "")] == ["", text, text, ""]
+    await put(text)
+    await stub.reserve(ReserveRequest(order_id=ORDER, lines=TWO_TEAS))
+    assert await put(None) == text
+
+
+async def test_a_page_of_the_longest_descriptions_fits_into_a_message_and_nothing_is_lost(
+    stub: ReservationsStub, storage: SqlStorage
+) -> None:
+    skus = [f"{n:064}" for n in range(500)]
+    put = [PutItem(sku, "🍵" * 200, 10**9, 10**9, "🍃" * 2000) for sku in skus]
+    await storage.execute(put)
+    first = await stub.list_items(ListItemsRequest(page_size=500))
+    rest = await stub.list_items(ListItemsRequest(page_size=500, page_token=first.next_page_token))
+    assert len(first.items) == 400
+    assert [item.sku for item in (*first.items, *rest.items)] == skus
+    assert rest.next_page_token == ""
 
 
 async def test_an_order_goes_its_way(stub: ReservationsStub) -> None:
@@ -126,6 +156,8 @@ async def test_a_lost_database_is_unavailable_and_says_so(stub: ReservationsStub
         (PutItemRequest(sku="x", name="a\0b", unit_price=1, on_hand=1), "name"),
         (PutItemRequest(sku="x", name="X", unit_price=-1, on_hand=1), "unit_price"),
         (PutItemRequest(sku="x", name="X", unit_price=1, on_hand=-1), "on_hand"),
+        (PutItemRequest(sku="x", name="X", unit_price=1, on_hand=1, description="x" * 2001), "description"),
+        (PutItemRequest(sku="x", name="X", unit_price=1, on_hand=1, description="a\0b"), "description"),
         (ListItemsRequest(page_size=501), "page_size"),
         (ListItemsRequest(page_token="\n"), "page_token"),
     ],

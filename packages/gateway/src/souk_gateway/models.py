@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from souk_contracts.loyalty.v1 import Account, Tier
 from souk_contracts.orders.v1 import HistoryEntry, Order, OrderStatus
@@ -21,16 +21,26 @@ ID_WANTED = "1 to 64 letters, digits, dots, underscores or hyphens"
 NAME_PATTERN = r"\A[^\x00-\x1f\x7f]{1,200}\Z"
 NAME = re.compile(NAME_PATTERN)
 NAME_WANTED = "1 to 200 characters, none of them a control character"
+TEXT_PATTERN = r"\A[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*\Z"
+TEXT_WANTED = "text without control characters but tabs and line breaks"
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
 MAX_PIECES = 1_000_000_000
 MAX_UNIT_PRICE = 1_000_000_000
 MAX_POINTS = 1_000_000_000_000
+MAX_NOTE = 500
+MAX_DESCRIPTION = 2000
 
 Identifier = Annotated[str, Meta(pattern=ID_PATTERN)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Points = Annotated[int, Meta(ge=0, le=MAX_POINTS)]
+Note = Annotated[str, Meta(pattern=TEXT_PATTERN, max_length=MAX_NOTE)]
+Description = Annotated[str, Meta(pattern=TEXT_PATTERN, max_length=MAX_DESCRIPTION)]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_US = 253_402_300_799_999_999
+"""The last microsecond of the year 9999."""
 
 
 class OrderLineRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,6 +53,7 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     customer_id: Identifier
     lines: Annotated[tuple[OrderLineRequest, ...], Meta(min_length=1, max_length=MAX_LINES)]
     redeem_points: Points = 0
+    note: Note = ""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -56,6 +67,7 @@ class ItemRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     unit_price: Annotated[int, Meta(ge=0, le=MAX_UNIT_PRICE)]
     on_hand: Annotated[int, Meta(ge=0, le=MAX_PIECES)]
+    description: Description | UnsetType = UNSET
 
 
 class RestockRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +78,18 @@ class CustomerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     tier: Literal["standard", "silver", "gold"]
     points: Points
+    tier_expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tier_expires_at, datetime) and not 0 < _microseconds(self.tier_expires_at) <= _LAST_US:
+            raise ValueError("tier_expires_at: should be a time after 1970-01-01 and before the year 10000, in UTC")
+
+    @property
+    def tier_expires_at_us(self) -> int | None:
+        """As loyalty has it: 0 for never, None to leave it as it was."""
+        if self.tier_expires_at is UNSET:
+            return None
+        return 0 if self.tier_expires_at is None else _microseconds(self.tier_expires_at)
 
 
 class OrderLineAnswer(msgspec.Struct):
@@ -76,7 +100,10 @@ class OrderLineAnswer(msgspec.Struct):
     line_total: int
 
 
-class OrderAnswer(msgspec.Struct):
+# What has a default in an answer is new since 1.0, and left out where there is none: answers of a 1.0 look the same.
+
+
+class OrderAnswer(msgspec.Struct, omit_defaults=True):
     id: str
     status: str
     status_reason: str | None
@@ -91,6 +118,7 @@ class OrderAnswer(msgspec.Struct):
     total: int
     without_loyalty: bool
     created_at: str
+    note: str = ""
 
 
 class StepAnswer(msgspec.Struct, omit_defaults=True):
@@ -100,7 +128,7 @@ class StepAnswer(msgspec.Struct, omit_defaults=True):
     detail: str = ""
 
 
-class OrderWithHistory(OrderAnswer):
+class OrderWithHistory(OrderAnswer, kw_only=True):
     history: list[StepAnswer]
 
 
@@ -109,7 +137,7 @@ class OrderPage(msgspec.Struct):
     next_page_token: str | None
 
 
-class ItemAnswer(msgspec.Struct):
+class ItemAnswer(msgspec.Struct, omit_defaults=True):
     sku: str
     name: str
     unit_price: int
@@ -118,6 +146,7 @@ class ItemAnswer(msgspec.Struct):
     held: int
     available: int
     sold: int
+    description: str = ""
 
 
 class ItemPage(msgspec.Struct):
@@ -125,13 +154,14 @@ class ItemPage(msgspec.Struct):
     next_page_token: str | None
 
 
-class CustomerAnswer(msgspec.Struct):
+class CustomerAnswer(msgspec.Struct, omit_defaults=True):
     id: str
     name: str
     tier: str
     discount_percent: int
     points: int
     points_held: int
+    tier_expires_at: str | None = None
 
 
 class CustomerPage(msgspec.Struct):
@@ -150,7 +180,9 @@ TIERS = {"standard": Tier.STANDARD, "silver": Tier.SILVER, "gold": Tier.GOLD}
 _STATUS_NAMES = {status: name for name, status in STATUSES.items()}
 _TIER_NAMES = {tier: name for name, tier in TIERS.items()}
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+def _microseconds(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)
 
 
 def rfc3339(time_us: int) -> str:
@@ -178,6 +210,7 @@ def order_answer(order: Order) -> OrderAnswer:
         total=order.total,
         without_loyalty=order.without_loyalty,
         created_at=rfc3339(order.created_at_us),
+        note=order.note,
     )
 
 
@@ -196,6 +229,7 @@ def item_answer(item: Item) -> ItemAnswer:
         held=item.held,
         available=item.available,
         sold=item.sold,
+        description=item.description,
     )
 
 
@@ -207,4 +241,5 @@ def customer_answer(account: Account) -> CustomerAnswer:
         discount_percent=account.discount_percent,
         points=account.points,
         points_held=account.points_held,
+        tier_expires_at=rfc3339(account.tier_expires_at_us) if account.tier_expires_at_us else None,
     )

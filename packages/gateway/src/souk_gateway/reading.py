@@ -12,7 +12,15 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope
 
 from souk_gateway.errors import Rejected, invalid
-from souk_gateway.models import ID, ID_PATTERN, ID_WANTED, NAME_PATTERN, NAME_WANTED
+from souk_gateway.models import (
+    ID,
+    ID_PATTERN,
+    ID_WANTED,
+    NAME_PATTERN,
+    NAME_WANTED,
+    TEXT_PATTERN,
+    TEXT_WANTED,
+)
 from souk_gateway.targets import VERSION
 
 T = TypeVar("T")
@@ -39,6 +47,7 @@ _PLACE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)
 _WANTED = {
     f"`str` matching regex {ID_PATTERN!r}": ID_WANTED,
     f"`str` matching regex {NAME_PATTERN!r}": NAME_WANTED,
+    f"`str` matching regex {TEXT_PATTERN!r}": TEXT_WANTED,
 }
 
 

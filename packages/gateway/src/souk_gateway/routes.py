@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -198,7 +199,13 @@ class Resources:
         sku = reading.identifier(request, "sku")
         wanted = reading.body(request, _item_decoder)
         item = await self._reservations.put_item(
-            PutItemRequest(sku=sku, name=wanted.name, unit_price=wanted.unit_price, on_hand=wanted.on_hand),
+            PutItemRequest(
+                sku=sku,
+                name=wanted.name,
+                unit_price=wanted.unit_price,
+                on_hand=wanted.on_hand,
+                description=None if wanted.description is UNSET else wanted.description,
+            ),
             exchange_of(request),
         )
         return json_answer(item_answer(item))
@@ -227,7 +234,13 @@ class Resources:
         customer_id = reading.identifier(request, "id")
         wanted = reading.body(request, _customer_decoder)
         account = await self._loyalty.put_account(
-            PutAccountRequest(customer_id=customer_id, name=wanted.name, tier=TIERS[wanted.tier], points=wanted.points),
+            PutAccountRequest(
+                customer_id=customer_id,
+                name=wanted.name,
+                tier=TIERS[wanted.tier],
+                points=wanted.points,
+                tier_expires_at_us=wanted.tier_expires_at_us,
+            ),
             exchange_of(request),
         )
         return json_answer(customer_answer(account))

@@ -77,7 +77,10 @@ def order_id_of(caller: str, key: str | None) -> str:
 
 
 def fingerprint_of(wanted: OrderRequest) -> bytes:
-    """SHA-256 of what the request means: the order of its keys and its white space do not matter."""
+    """SHA-256 of what the request means: the order of its keys and its white space do not matter.
+
+    The same in every version for what each of them can say: a retry may meet another one.
+    """
     return hashlib.sha256(_encode(wanted)).digest()
 
 
@@ -160,6 +163,7 @@ class Saga:
             ],
             without_loyalty=held is None,
             holds_expire_at_us=reserved.expires_at_us,
+            note=wanted.note,
         )
         if held is not None:
             request.discount_percent = held.discount_percent

@@ -120,7 +120,8 @@ class Account:
     """A customer's. Always 0 <= points_held.
 
     `points` is the balance, held points included. It is negative, or below what is held, where points that were
-    earned and spent had to be taken back.
+    earned and spent had to be taken back. From `tier_expires_at_us` on, where it is not 0, the tier is worth no more
+    than the standard one.
     """
 
     customer_id: str
@@ -128,6 +129,12 @@ class Account:
     tier: Tier
     points: int
     points_held: int = 0
+    tier_expires_at_us: int = 0
+
+    def tier_at(self, now_us: int) -> Tier:
+        """The tier that counts."""
+        expired = 0 < self.tier_expires_at_us <= now_us
+        return Tier.STANDARD if expired else self.tier
 
     @property
     def available(self) -> int:
@@ -176,9 +183,9 @@ class Ledger:
         self.journal: list[JournalEntry] = []
 
     def place_hold(
-        self, order_id: str, customer_id: str, subtotal: int, redeem_points: int, expires_at_us: int
+        self, order_id: str, customer_id: str, subtotal: int, redeem_points: int, expires_at_us: int, now_us: int
     ) -> Hold:
-        """Quotes the discount, and holds the points until `expires_at_us`.
+        """Quotes the discount by today's tier, and holds the points until `expires_at_us`.
 
         Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints.
         """
@@ -190,7 +197,7 @@ class Ledger:
                 raise Busy(order_id)
             held = replace(row, expires_at_us=expires_at_us)
         else:
-            held = self._quote(order_id, customer_id, subtotal, redeem_points, expires_at_us)
+            held = self._quote(order_id, customer_id, subtotal, redeem_points, expires_at_us, now_us)
             self._change(customer_id, held=redeem_points)
         self.holds[order_id] = held
         return held
@@ -239,12 +246,15 @@ class Ledger:
             self.holds[row.order_id] = replace(row, state=State.EXPIRED)
         return len(due)
 
-    def put(self, customer_id: str, name: str, tier: Tier, points: int) -> Account:
-        """Creates an account, or changes it. Raises PointsBelowHeld."""
+    def put(
+        self, customer_id: str, name: str, tier: Tier, points: int, tier_expires_at_us: int | None = None
+    ) -> Account:
+        """Creates an account, or changes it; an expiry that is None stays as it was. Raises PointsBelowHeld."""
         old = self.accounts.get(customer_id) or Account(customer_id, name, tier, points=0)
         if points < old.points_held:
             raise PointsBelowHeld(customer_id, points, old.points_held)
-        account = replace(old, name=name, tier=tier, points=points)
+        expires_at_us = old.tier_expires_at_us if tier_expires_at_us is None else tier_expires_at_us
+        account = replace(old, name=name, tier=tier, points=points, tier_expires_at_us=expires_at_us)
         self.accounts[customer_id] = account
         if points != old.points:
             self.journal.append(JournalEntry(customer_id, points - old.points))
@@ -261,9 +271,11 @@ class Ledger:
         if points > max(available, promised):
             raise InsufficientPoints(customer_id, points, available)
 
-    def _quote(self, order_id: str, customer_id: str, subtotal: int, redeem_points: int, expires_at_us: int) -> Hold:
+    def _quote(
+        self, order_id: str, customer_id: str, subtotal: int, redeem_points: int, expires_at_us: int, now_us: int
+    ) -> Hold:
         account = self._account(customer_id)
-        percent = rules.discount_percent(account.tier)
+        percent = rules.discount_percent(account.tier_at(now_us))
         discount = rules.discount(subtotal, percent)
         payable = rules.payable(subtotal, discount)
         if redeem_points > payable:

@@ -22,6 +22,8 @@ from souk_loyalty.rules import Tier
 MAX_SUBTOTAL = 10**17
 """Minor units: a hundred lines of a million pieces at the highest price."""
 MAX_POINTS = 1_000_000_000_000
+MAX_TIME_US = 253_402_300_799_999_999
+"""The last microsecond that a four-digit year has."""
 MAX_PAGE = 500
 DEFAULT_PAGE = 100
 _CUSTOMER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -63,6 +65,8 @@ class PutAccount:
     name: str
     tier: Tier
     points: int
+    tier_expires_at_us: int | None = None
+    """0 for never; None leaves it as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +132,17 @@ class Loyalty:
         """Raises UnknownHold."""
         return await self._storage.hold(_order_id(order_id))
 
-    async def put_account(self, customer_id: str, name: str, tier: Tier, points: int) -> Account:
-        """Raises PointsBelowHeld."""
+    async def put_account(
+        self, customer_id: str, name: str, tier: Tier, points: int, tier_expires_at_us: int | None = None
+    ) -> Account:
+        """An expiry of 0 is never; one that is None stays as it was. Raises PointsBelowHeld."""
         if not name.strip() or len(name) > 200 or "\0" in name:
             raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces and no NUL")
         _in_range("points", points, 0, MAX_POINTS)
-        account = await self._execute(PutAccount(_customer_id(customer_id), name, tier, points))
+        if tier_expires_at_us is not None:
+            _in_range("tier_expires_at_us", tier_expires_at_us, 0, MAX_TIME_US)
+        command = PutAccount(_customer_id(customer_id), name, tier, points, tier_expires_at_us)
+        account = await self._execute(command)
         assert isinstance(account, Account)
         return account
 

@@ -9,6 +9,7 @@ from souk_contracts.errors import Refused
 from souk_contracts.loyalty import v1 as wire
 from souk_loyalty import domain, rules
 from souk_loyalty.service import Loyalty
+from souk_loyalty.writer import Clock, system_clock
 
 DOMAIN = "loyalty.souk"
 
@@ -29,8 +30,9 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
 class LoyaltyServicer(wire.LoyaltyServicer):
     """Serves `souk.loyalty.v1.LoyaltyService`."""
 
-    def __init__(self, loyalty: Loyalty) -> None:
+    def __init__(self, loyalty: Loyalty, clock: Clock = system_clock) -> None:
         self._loyalty = loyalty
+        self._clock = clock
 
     async def hold(self, request: wire.HoldRequest) -> wire.HoldResponse:
         with _refusals():
@@ -75,20 +77,31 @@ class LoyaltyServicer(wire.LoyaltyServicer):
 
     async def get_account(self, request: wire.GetAccountRequest) -> wire.GetAccountResponse:
         with _refusals():
-            return wire.GetAccountResponse(account=_account(await self._loyalty.account(request.customer_id)))
+            return wire.GetAccountResponse(account=self._account(await self._loyalty.account(request.customer_id)))
 
     async def put_account(self, request: wire.PutAccountRequest) -> wire.PutAccountResponse:
         with _refusals():
             account = await self._loyalty.put_account(
-                request.customer_id, request.name, _tier(request.tier), request.points
+                request.customer_id, request.name, _tier(request.tier), request.points, request.tier_expires_at_us
             )
-        return wire.PutAccountResponse(account=_account(account))
+        return wire.PutAccountResponse(account=self._account(account))
 
     async def list_accounts(self, request: wire.ListAccountsRequest) -> wire.ListAccountsResponse:
         with _refusals():
             accounts, next_page_token = await self._loyalty.accounts(request.page_size, request.page_token)
         return wire.ListAccountsResponse(
-            accounts=[_account(account) for account in accounts], next_page_token=next_page_token
+            accounts=[self._account(account) for account in accounts], next_page_token=next_page_token
+        )
+
+    def _account(self, account: domain.Account) -> wire.Account:
+        return wire.Account(
+            customer_id=account.customer_id,
+            name=account.name,
+            tier=wire.Tier[account.tier.name],
+            discount_percent=rules.discount_percent(account.tier_at(self._clock())),
+            points=account.points,
+            points_held=account.points_held,
+            tier_expires_at_us=account.tier_expires_at_us,
         )
 
 
@@ -107,14 +120,3 @@ def _tier(tier: wire.Tier) -> rules.Tier:
         if tier == wire.Tier[known.name]:
             return known
     raise domain.InvalidArgument("tier", f"must be {', '.join(rules.Tier)}")
-
-
-def _account(account: domain.Account) -> wire.Account:
-    return wire.Account(
-        customer_id=account.customer_id,
-        name=account.name,
-        tier=wire.Tier[account.tier.name],
-        discount_percent=rules.discount_percent(account.tier),
-        points=account.points,
-        points_held=account.points_held,
-    )

@@ -45,7 +45,7 @@ from souk_loyalty.service import (
 )
 from souk_loyalty.writer import Clock, Writer, system_clock
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration that this module knows; see `migrations/`."""
 
 metadata = MetaData()
@@ -61,6 +61,7 @@ accounts = Table(
     Column("tier", String(16), nullable=False),
     Column("points", BigInteger, nullable=False),
     Column("points_held", BigInteger, nullable=False),
+    Column("tier_expires_at_us", BigInteger, nullable=False, server_default="0"),  # 0: never; version 1.0 ignores it
     # Not points_held <= points: earned points that are taken back may be held for another order by then.
     CheckConstraint("0 <= points_held", name="held_is_not_negative"),
 )
@@ -212,14 +213,14 @@ def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
     try:
         match command:
             case PlaceHold(order_id, customer_id, subtotal, redeem_points, ttl_us):
-                return ledger.place_hold(order_id, customer_id, subtotal, redeem_points, now_us + ttl_us)
+                return ledger.place_hold(order_id, customer_id, subtotal, redeem_points, now_us + ttl_us, now_us)
             case Confirm(order_id, customer_id, points_redeemed, points_earned):
                 return ledger.confirm(order_id, customer_id, points_redeemed, points_earned)
             case Release(order_id):
                 ledger.release(order_id)
                 return None
-            case PutAccount(customer_id, name, tier, points):
-                return ledger.put(customer_id, name, tier, points)
+            case PutAccount(customer_id, name, tier, points, tier_expires_at_us):
+                return ledger.put(customer_id, name, tier, points, tier_expires_at_us)
             case ExpireDue():
                 return ledger.expire_due(now_us)
     except DomainError as refusal:
@@ -239,7 +240,7 @@ def _load_holds(connection: Connection, query: Select[Any], order_ids: Iterable[
 
 
 def _account(row: Any) -> Account:
-    return Account(row.customer_id, row.name, Tier(row.tier), row.points, row.points_held)
+    return Account(row.customer_id, row.name, Tier(row.tier), row.points, row.points_held, row.tier_expires_at_us)
 
 
 def _account_row(account: Account) -> dict[str, object]:
@@ -248,6 +249,7 @@ def _account_row(account: Account) -> dict[str, object]:
         "tier": account.tier.value,
         "points": account.points,
         "points_held": account.points_held,
+        "tier_expires_at_us": account.tier_expires_at_us,
     }
 
 

@@ -82,7 +82,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What an order says: who gets what for how much. Money in minor units of `currency`."""
+    """What an order says: who gets what for how much. Money in minor units of `currency`.
+
+    `note` is a remark of the customer's or the shop's, empty for none.
+    """
 
     customer_id: str
     currency: str
@@ -92,6 +95,7 @@ class Terms:
     points_redeemed: int
     points_earned: int
     without_loyalty: bool
+    note: str = ""
 
     @property
     def subtotal(self) -> int:

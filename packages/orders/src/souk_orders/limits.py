@@ -14,11 +14,15 @@ MAX_QUANTITY = 1_000_000
 MAX_PRICE = 1_000_000_000
 """Of one piece, in minor units."""
 MAX_POINTS_EARNED = 1_000_000_000_000_000
+MAX_NOTE = 500
+"""Characters."""
 MAX_WAIT_MS = 10_000
 MAX_PAGE = 500
 DEFAULT_PAGE = 50
 MAX_PAGE_LINES = 4000
 """Of all orders on a page: at their longest they stay below the 4 MiB that a gRPC message may have by default."""
+_LINES_OF_A_NOTE = 3
+"""As many lines, at their longest, are longer than a note at its longest."""
 
 _INT64 = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -64,6 +68,7 @@ def terms(given: Terms) -> Terms:
     _in_range("discount", given.discount, 0, _INT64)
     _in_range("points_redeemed", given.points_redeemed, 0, _INT64)
     _in_range("points_earned", given.points_earned, 0, MAX_POINTS_EARNED)
+    _text("note", given.note, 0, MAX_NOTE)
     given.check_figures()
     return given
 
@@ -91,7 +96,7 @@ def page_size(wanted: int) -> int:
 
 def fitting(orders: Sequence[Order]) -> int:
     """How many of the orders, from the first, fit on one page."""
-    lines = accumulate(len(order.terms.lines) for order in orders)
+    lines = accumulate(len(order.terms.lines) + (_LINES_OF_A_NOTE if order.terms.note else 0) for order in orders)
     return sum(1 for total in lines if total <= MAX_PAGE_LINES)
 
 

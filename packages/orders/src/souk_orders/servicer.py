@@ -39,6 +39,7 @@ class OrdersServicer(wire.OrdersServicer):
             points_redeemed=request.points_redeemed,
             points_earned=request.points_earned,
             without_loyalty=request.without_loyalty,
+            note=request.note,
         )
         with _refusals():
             decided = await self._orders.create(
@@ -122,6 +123,7 @@ def _order(order: domain.Order) -> wire.Order:
         total=terms.total,
         without_loyalty=terms.without_loyalty,
         created_at_us=order.created_at_us,
+        note=terms.note,
     )
 
 

@@ -28,7 +28,7 @@ from souk_orders.service import (
 from souk_orders.tables import history, is_order, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration that this module knows; see `migrations/`."""
 
 _UPDATE_ORDER = (

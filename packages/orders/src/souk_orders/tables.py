@@ -46,6 +46,7 @@ orders = Table(
     Column("without_loyalty", Boolean, nullable=False),
     Column("refusal", JSON(none_as_null=True)),  # [reason, detail, metadata] where the status is REFUSED
     Column("created_at_us", BigInteger, nullable=False),
+    Column("note", Text, nullable=False, server_default=""),  # empty for none; version 1.0 does not write it
 )
 
 # A literal, since an index for some of the rows is used only where a query names the same condition.
@@ -104,6 +105,7 @@ def order(row: Any) -> Order:
         row.points_redeemed,
         row.points_earned,
         row.without_loyalty,
+        row.note,
     )
     return Order(row.order_id, row.fingerprint, terms, Status(row.status), row.status_reason, row.created_at_us)
 
@@ -138,6 +140,7 @@ def order_row(decision: Decision) -> dict[str, object]:
         "without_loyalty": terms.without_loyalty,
         "refusal": refusal,
         "created_at_us": decision.created_at_us,
+        "note": terms.note,
     }
 
 

@@ -121,7 +121,7 @@ class QuotedLine:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What can be reserved. Always 0 <= held <= on_hand."""
+    """What can be reserved. Always 0 <= held <= on_hand. `description` is for people, empty for none."""
 
     sku: str
     name: str
@@ -129,6 +129,7 @@ class Item:
     on_hand: int
     held: int = 0
     sold: int = 0
+    description: str = ""
 
     @property
     def available(self) -> int:
@@ -219,12 +220,14 @@ class Stock:
             self.reservations[row.order_id] = replace(row, state=State.EXPIRED, quote=())
         return len(due)
 
-    def put(self, sku: str, name: str, unit_price: int, on_hand: int) -> Item:
-        """Creates an item, or changes it. Raises OnHandBelowHeld."""
+    def put(self, sku: str, name: str, unit_price: int, on_hand: int, description: str | None = None) -> Item:
+        """Creates an item, or changes it; a description that is None stays as it was. Raises OnHandBelowHeld."""
         old = self.items.get(sku) or Item(sku, name, unit_price, on_hand=0)
         if on_hand < old.held:
             raise OnHandBelowHeld(sku, on_hand, old.held)
-        return self._stock_up(replace(old, name=name, unit_price=unit_price), on_hand - old.on_hand)
+        description = old.description if description is None else description
+        item = replace(old, name=name, unit_price=unit_price, description=description)
+        return self._stock_up(item, on_hand - old.on_hand)
 
     def restock(self, sku: str, quantity: int) -> Item:
         """Adds pieces. Raises UnknownSku, InvalidArgument."""

@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 from souk_reservations.domain import (
@@ -23,6 +24,11 @@ MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
 MAX_PAGE = 500
 DEFAULT_PAGE = 100
+MAX_DESCRIPTION = 2000
+"""Characters."""
+MAX_PAGE_DESCRIPTIONS = 800_000
+"""Characters of all items on a page: at their longest they stay below the 4 MiB that a gRPC message may have by
+default."""
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -58,6 +64,8 @@ class PutItem:
     name: str
     unit_price: int
     on_hand: int
+    description: str | None = None
+    """None leaves it as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +130,17 @@ class Reservations:
         """Raises UnknownReservation."""
         return await self._storage.reservation(_order_id(order_id))
 
-    async def put_item(self, sku: str, name: str, unit_price: int, on_hand: int) -> Item:
-        """Raises OnHandBelowHeld."""
+    async def put_item(
+        self, sku: str, name: str, unit_price: int, on_hand: int, description: str | None = None
+    ) -> Item:
+        """A description that is None stays as it was. Raises OnHandBelowHeld."""
         if not name.strip() or len(name) > 200 or "\0" in name:
             raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces and no NUL")
         _in_range("unit_price", unit_price, 0, MAX_PIECES)
         _in_range("on_hand", on_hand, 0, MAX_PIECES)
-        return await self._item(PutItem(_sku(sku), name, unit_price, on_hand))
+        if description is not None and (len(description) > MAX_DESCRIPTION or "\0" in description):
+            raise InvalidArgument("description", f"must have at most {MAX_DESCRIPTION} characters and no NUL")
+        return await self._item(PutItem(_sku(sku), name, unit_price, on_hand, description))
 
     async def restock_item(self, sku: str, quantity: int) -> Item:
         """Raises UnknownSku."""
@@ -144,7 +156,8 @@ class Reservations:
         if page_token and not _SKU.fullmatch(page_token):
             raise InvalidArgument("page_token", "is not one that this call gave; begin without one")
         items = await self._storage.items(page_token, size + 1)
-        return items[:size], items[size - 1].sku if len(items) > size else ""
+        page = items[: _fitting(items[:size])]
+        return page, page[-1].sku if len(page) < len(items) else ""
 
     async def expire_due(self, limit: int) -> int:
         """Ends up to `limit` holds whose time has passed; gives how many it ended."""
@@ -162,6 +175,12 @@ class Reservations:
         if isinstance(outcome, DomainError):
             raise outcome
         return outcome
+
+
+def _fitting(items: Sequence[Item]) -> int:
+    """How many of the items, from the first, fit on one page."""
+    characters = accumulate(len(item.description) for item in items)
+    return sum(1 for total in characters if total <= MAX_PAGE_DESCRIPTIONS)
 
 
 def _order_id(text: str) -> str:

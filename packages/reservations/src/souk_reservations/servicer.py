@@ -77,7 +77,9 @@ class ReservationsServicer(wire.ReservationsServicer):
 
     async def put_item(self, request: wire.PutItemRequest) -> wire.PutItemResponse:
         with _refusals():
-            item = await self._reservations.put_item(request.sku, request.name, request.unit_price, request.on_hand)
+            item = await self._reservations.put_item(
+                request.sku, request.name, request.unit_price, request.on_hand, request.description
+            )
         return wire.PutItemResponse(item=self._item(item))
 
     async def restock_item(self, request: wire.RestockItemRequest) -> wire.RestockItemResponse:
@@ -95,6 +97,7 @@ class ReservationsServicer(wire.ReservationsServicer):
             held=item.held,
             available=item.available,
             sold=item.sold,
+            description=item.description,
         )
 
 

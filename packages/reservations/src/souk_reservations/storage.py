@@ -17,6 +17,7 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    Text,
     bindparam,
     insert,
     select,
@@ -48,7 +49,7 @@ from souk_reservations.service import (
 )
 from souk_reservations.writer import Clock, Writer, system_clock
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration that this module knows; see `migrations/`."""
 
 metadata = MetaData()
@@ -65,6 +66,7 @@ items = Table(
     Column("on_hand", BigInteger, nullable=False),
     Column("held", BigInteger, nullable=False),
     Column("sold", BigInteger, nullable=False),
+    Column("description", Text, nullable=False, server_default=""),  # empty for none; version 1.0 does not write it
     CheckConstraint("0 <= held AND held <= on_hand", name="held_is_on_hand"),
 )
 
@@ -92,7 +94,7 @@ journal = Table(
 _UPDATE_ITEM = (
     update(items)
     .where(items.c.sku == bindparam("key"))
-    .values({name: bindparam(name) for name in ("name", "unit_price", "on_hand", "held", "sold")})
+    .values({name: bindparam(name) for name in ("name", "unit_price", "on_hand", "held", "sold", "description")})
 )
 _UPDATE_RESERVATION = (
     update(reservations)
@@ -211,8 +213,8 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
             case Release(order_id):
                 stock.release(order_id)
                 return None
-            case PutItem(sku, name, unit_price, on_hand):
-                return stock.put(sku, name, unit_price, on_hand)
+            case PutItem(sku, name, unit_price, on_hand, description):
+                return stock.put(sku, name, unit_price, on_hand, description)
             case RestockItem(sku, quantity):
                 return stock.restock(sku, quantity)
             case ExpireDue():
@@ -258,6 +260,7 @@ def _item_row(item: Item) -> dict[str, object]:
         "on_hand": item.on_hand,
         "held": item.held,
         "sold": item.sold,
+        "description": item.description,
     }
 
 

@@ -1,0 +1,154 @@
+"""What was written by an older version is there after a migration, and that version goes on beside the newer one."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+import souk_orders
+from souk_orders.book import Participant
+from souk_orders.database import Database
+from souk_orders.domain import HistoryEntry, Order, Status, Terms
+from souk_orders.migrate import migrate
+from souk_orders.service import Answered, Cancel, Create, Lease
+from souk_orders.storage import SqlStorage
+from souk_orders.writer import Clock
+
+PRINT = bytes(range(32))
+
+ORDER_COLUMNS_OF_1_0 = (
+    "order_id, fingerprint, status, status_reason, customer_id, currency, lines, discount_percent, discount, "
+    "points_redeemed, points_earned, without_loyalty, refusal, created_at_us"
+)
+OUTBOX_COLUMNS_OF_1_0 = "order_id, participant, kind, created_at_us, due_at_us, leased_until_us, attempts, last_error"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url_at_0001(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database as version 1.0 made it, of each kind."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql").migrated(migrate_to_0001))
+    url = f"sqlite:///{tmp_path}/orders.db"
+    migrate_to_0001(url)
+    return url
+
+
+def migrate_to_0001(url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(souk_orders.__file__).parent / "migrations"))
+    database = Database(url)
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    database.close()
+
+
+def insert(connection: Connection, table: str, columns: str, values: Mapping[str, object]) -> None:
+    binds = ", ".join(f":{name}" for name in columns.split(", "))
+    connection.execute(text(f"INSERT INTO {table} ({columns}) VALUES ({binds})"), values)
+
+
+def place_as_1_0(connection: Connection, order: Order) -> None:
+    """What version 1.0 writes for a new order; the history's id is the database's to give."""
+    terms = order.terms
+    values = {
+        "order_id": order.order_id,
+        "fingerprint": order.fingerprint,
+        "status": order.status.value,
+        "status_reason": order.status_reason,
+        "customer_id": terms.customer_id,
+        "currency": terms.currency,
+        "lines": json.dumps([[line.sku, line.name, line.quantity, line.unit_price] for line in terms.lines]),
+        "discount_percent": terms.discount_percent,
+        "discount": terms.discount,
+        "points_redeemed": terms.points_redeemed,
+        "points_earned": terms.points_earned,
+        "without_loyalty": terms.without_loyalty,
+        "refusal": None,
+        "created_at_us": order.created_at_us,
+    }
+    insert(connection, "orders", ORDER_COLUMNS_OF_1_0, values)
+    for participant in ("RESERVATIONS", "LOYALTY"):
+        message = {
+            "order_id": order.order_id,
+            "participant": participant,
+            "kind": "CONFIRM",
+            "created_at_us": 1,
+            "due_at_us": 1,
+            "leased_until_us": 0,
+            "attempts": 0,
+            "last_error": "",
+        }
+        insert(connection, "outbox", OUTBOX_COLUMNS_OF_1_0, message)
+    step = {"order_id": order.order_id, "step": "ACCEPTED", "at_us": 1, "served_by": "orders/1.0.0", "detail": ""}
+    insert(connection, "history", "order_id, step, at_us, served_by, detail", step)
+
+
+def read_as_1_0(connection: Connection, order_id: str) -> tuple[object, ...]:
+    query = text(f"SELECT {ORDER_COLUMNS_OF_1_0} FROM orders WHERE order_id = :order_id")
+    return tuple(connection.execute(query, {"order_id": order_id}).one())
+
+
+def new_order(terms: Terms) -> Order:
+    return Order(str(uuid.uuid4()), PRINT, terms, Status.ACCEPTED, "", created_at_us=1)
+
+
+async def test_orders_of_1_0_are_there_after_the_migration_and_go_their_way(
+    url_at_0001: str, terms: Terms, clock: Clock
+) -> None:
+    order = new_order(terms)
+    database = Database(url_at_0001)
+    with database.write() as connection:
+        place_as_1_0(connection, order)
+    database.close()
+    migrate(url_at_0001)
+    storage = SqlStorage(Database(url_at_0001), clock)
+    try:
+        history = [HistoryEntry("ACCEPTED", 1, "orders/1.0.0", "")]
+        assert await storage.order_with_history(order.order_id) == (order, history)
+        for participant in Participant:
+            (leased,) = await storage.execute([Lease(participant, 10, lease_us=1)])
+            assert isinstance(leased, tuple)
+            assert [delivery.decision for delivery in leased] == [order]
+            await storage.execute([Answered(leased[0].message, no=None)])
+        assert (await storage.order(order.order_id)).status is Status.CONFIRMED
+    finally:
+        storage.close()
+
+
+async def test_a_process_of_1_0_goes_on_through_the_migration_and_beside_the_newer_version(
+    url_at_0001: str, terms: Terms, clock: Clock
+) -> None:
+    older = Database(url_at_0001)
+    before, after = new_order(terms), new_order(terms)
+    with older.write() as connection:
+        place_as_1_0(connection, before)
+    for _ in range(10):  # so often that the driver prepares the statement
+        with older.read() as connection:
+            seen = read_as_1_0(connection, before.order_id)
+    migrate(url_at_0001)
+    older.check_schema("0001", "1.0.0")
+    with older.read() as connection:
+        assert read_as_1_0(connection, before.order_id) == seen
+    with older.write() as connection:
+        place_as_1_0(connection, after)
+    newer = SqlStorage(Database(url_at_0001), clock)
+    try:
+        assert await newer.order(after.order_id) == after
+        noted = Create(str(uuid.uuid4()), PRINT, replace(terms, note="Ring twice"), 10**15)
+        await newer.execute([noted])
+        with older.write() as connection:
+            assert read_as_1_0(connection, noted.order_id)[4] == terms.customer_id
+            status = text("UPDATE orders SET status = 'CANCELLED', status_reason = 'CUSTOMER' WHERE order_id = :key")
+            connection.execute(status, {"key": noted.order_id})
+        assert (await newer.order(noted.order_id)).terms.note == "Ring twice"
+        assert isinstance((await newer.execute([Cancel(noted.order_id)]))[0], Order)
+    finally:
+        newer.close()
+        older.close()
