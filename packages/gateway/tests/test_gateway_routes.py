@@ -15,6 +15,7 @@ from grpc import StatusCode
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty.v1 import Tier
 from souk_contracts.orders.v1 import HistoryEntry, Order, OrdersServicer, OrderStatus
+from souk_gateway import __version__
 
 TEA = {"customer_id": "c-1", "lines": [{"sku": "tea", "quantity": 2}]}
 NOBODY = "00000000-0000-4000-8000-000000000000"
