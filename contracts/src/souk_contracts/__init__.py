@@ -4,4 +4,4 @@
 `server`, `channel` and `errors` hold the conventions of the wire that every server and client follows.
 """
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
