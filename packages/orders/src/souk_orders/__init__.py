@@ -1,5 +1,5 @@
 """Records orders, and drives each to its end."""
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 SERVICE = "orders"
