@@ -1,5 +1,5 @@
 """Stock, and holds on it."""
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 SERVICE = "reservations"
