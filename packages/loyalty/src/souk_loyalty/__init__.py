@@ -1,5 +1,5 @@
 """Customers' accounts: discounts and points."""
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 SERVICE = "loyalty"
