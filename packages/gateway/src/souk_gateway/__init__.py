@@ -1,3 +1,3 @@
 """REST in, gRPC out: the way into Souk."""
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
