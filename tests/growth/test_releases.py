@@ -11,8 +11,8 @@ from growing import __main__ as growth
 from growing import exchange, migrations, versions
 from growing.findings import CannotCheck, Finding
 from growing.versions import Contracts
-from releasing.build import CACHE, TOOLS_LOCK, build, checkout, git, sha256
-from releasing.ledger import Ledger, Release, folder
+from releasing.build import CACHE, build, checkout, git, sha256
+from releasing.ledger import Ledger, Release
 
 from souk_contracts import __version__
 from tests.growth.edits import ORDERS, TextEdit
@@ -30,7 +30,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     ledger.add(Release("contracts", f"{int(MAJOR) + 1}.0.0", NOWHERE, "", ""))
     out = tmp_path_factory.mktemp("out")
     for package in ("contracts", "orders"):
-        with checkout(commit, folder(package), TOOLS_LOCK) as tree:
+        with checkout(commit) as tree:
             made = build(tree, package, epoch, out / package)
         release = Release(package, f"{MAJOR}.0.999", commit, sha256(made.wheel), sha256(made.sdist))
         ledger.add(replace(release, contracts=release.version) if package == "orders" else release)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from releasing.ledger import PACKAGES, Ledger, folder
+from releasing.ledger import PACKAGES, SERVICES, Ledger, folder
 
 from tests.conftest import ROOT
 
@@ -48,7 +48,7 @@ def test_old_and_new_versions_run_beside_each_other_and_are_replaced_while_order
         [ROOT / "scripts/skew", "row", "orders", "skew.json"], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
     assert row.startswith("Runs beside gateway ")
-    if Ledger().releases:
+    if all(len(Ledger().of(service)) > 1 for service in SERVICES):
         assert len(said["cells"]) == (16 if LONG else len(SHORT))
 
 
@@ -146,6 +146,7 @@ def test_a_migration_that_drops_what_the_old_version_reads_is_caught(repository:
     migrations = repository.folder / "packages/orders/src/souk_orders/migrations/versions"
     head = max(path.name for path in migrations.glob("*.py")).partition("_")[0]
     (migrations / "9999_dropped.py").write_text(DROPPED.format(head=head))
+    repository.edit("packages/orders/src/souk_orders/storage.py", f'REVISION = "{head}"', 'REVISION = "9999"')
     done, (cell,) = repository.skew("old,old,old,old")
     assert done.returncode == 1
     assert "test_an_order_takes_goods_and_points_and_says_what_it_cost" in failed(cell)
