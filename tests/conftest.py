@@ -1,5 +1,6 @@
 """Real deployments of Souk to test against, and what is said where some cannot be had."""
 
+import functools
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,9 +12,9 @@ import pytest
 from tests.deployments import DEPLOYMENTS, Deployment
 
 ROOT = Path(__file__).parent.parent
-LEFT_OUT = pytest.StashKey[int]()
 
 
+@functools.cache
 def engine_answers() -> bool:
     """Whether a container engine with buildx and Compose is there."""
     checks = (["docker", "info"], ["docker", "buildx", "version"], ["docker", "compose", "version"])
@@ -30,20 +31,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The longest first, so that others run beside it.
+    items.sort(key=lambda item: item.path.name != "test_python_of_the_images.py")
     left_out = [item for item in items if item.get_closest_marker("containers")]
-    if not left_out or engine_answers():
-        return
-    config.stash[LEFT_OUT] = len(left_out)
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    if left_out and not engine_answers():
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if count := config.stash.get(LEFT_OUT, 0):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not engine_answers():
         terminalreporter.write_line(
-            f"NO CONTAINER ENGINE ANSWERS HERE: {count} container tests were left out. Start Docker and run again.",
-            red=True,
+            "NO CONTAINER ENGINE ANSWERS HERE: container tests were left out. Start Docker and run again.", red=True
         )
 
 
