@@ -69,7 +69,7 @@ class Tree:
         path.write_text(re.sub('__version__ = ".+"', f'__version__ = "{version}"', path.read_text()))
 
     def change_code(self, service: str) -> None:
-        with (self.folder / f"packages/{service}/src/souk_{service}/domain.py").open("a") as file:
+        with (self.folder / f"packages/{service}/src/souk_{service}/settings.py").open("a") as file:
             file.write(f'\nADDED = "{uuid4()}"\n')
 
     def add_release(self, package: str, version: str, commit: str) -> None:
@@ -179,21 +179,22 @@ def test_the_same_version_is_the_same_image_whoever_builds_it(tree: Tree, tmp_pa
 def test_a_release_of_code_alone_adds_one_layer_and_64_kib_and_leaves_other_images_alone(
     tree: Tree, registry: str
 ) -> None:
+    # The gateway is the one with the most code.
     old, new = f"0.{tree.minor}.0", f"0.{tree.minor}.1"
     tree.images("build")
     before = tree.ids()
-    tree.images("push", "orders", SOUK_REGISTRY=registry)
-    tree.change_code("orders")
-    tree.set_version("orders", new)
-    tree.commit("Release orders")
+    tree.images("push", "gateway", SOUK_REGISTRY=registry)
+    tree.change_code("gateway")
+    tree.set_version("gateway", new)
+    tree.commit("Release gateway")
     tree.images("build")
-    tree.images("push", "orders", SOUK_REGISTRY=registry)
+    tree.images("push", "gateway", SOUK_REGISTRY=registry)
 
     assert tree.ids() == before
-    assert layers(f"souk/orders:{new}")[:-1] == layers(f"souk/orders:{old}")[:-1]
-    assert layers(f"souk/orders:{new}")[-1] != layers(f"souk/orders:{old}")[-1]
-    was, _, _ = pushed(registry, "orders", old)
-    now, _, length = pushed(registry, "orders", new)
+    assert layers(f"souk/gateway:{new}")[:-1] == layers(f"souk/gateway:{old}")[:-1]
+    assert layers(f"souk/gateway:{new}")[-1] != layers(f"souk/gateway:{old}")[-1]
+    was, _, _ = pushed(registry, "gateway", old)
+    now, _, length = pushed(registry, "gateway", new)
     added = sum(size for digest, size in blobs(now).items() if digest not in blobs(was)) + length
     assert added <= 64 * 1024
 
