@@ -1,4 +1,4 @@
-"""Takes the docstrings out of the modules in a folder: they are for readers of the sources, and a tenth of what is pushed.
+"""Takes the docstrings out of the modules in a folder: they are for readers of the sources, and a tenth of the layer.
 
 Lines keep their numbers, and asserts stay, which `python -OO` would take away as well.
 """
