@@ -24,6 +24,8 @@ from releasing.ledger import PACKAGES, ROOT, Ledger, NotReleased, Release, folde
 CONTRACTS = ("proto", "openapi", "generator", "src", "hatch_build.py", "pyproject.toml")
 """What the contracts package is made of, below its folder."""
 
+FRAGMENT = re.compile(r"\+[^.]+\.(added|changed|fixed|removed)\.md")
+
 
 class Refused(Exception):
     """Nothing was released; the text says why, and what to do."""
@@ -88,6 +90,8 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
     version = next_version(package, wanted, latest)
     contracts = contracts_for(package, ledger)
     fragments = sorted(path.name for path in (ROOT / folder(package) / "changelog.d").glob("*.md"))
+    if wrong := [name for name in fragments if not FRAGMENT.fullmatch(name)]:
+        raise Refused(f"{folder(package)}/changelog.d/{wrong[0]} is no +<name>.<added|changed|fixed|removed>.md.")
     if not fragments:
         raise Refused(f"Nothing to release: {folder(package)}/changelog.d says of no change.")
     if git("status", "--porcelain"):

@@ -39,7 +39,7 @@ def versions(path: Path, environment: Mapping[str, str], known: Mapping[str, Seq
             except ValueError:
                 raise Unreadable(
                     f"{path}: the image {match[0]} names no version of {service}, so what would run is not known; "
-                    f"there is {', '.join(known[service])}."
+                    f"there is {', '.join(dict.fromkeys(known[service]))}."
                 ) from None
             found.setdefault(service, set()).add(version)
     if not found:

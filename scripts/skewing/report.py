@@ -95,6 +95,8 @@ def row(package: str, run: Path) -> str:
         cells, versions = said["cells"], said["versions"][package]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NoRow(f"{run} is not what `./scripts/skew --json {run}` writes about {package}: {error!r}.") from error
+    if not all(cell["green"] for cell in cells) or said.get("rolling", {"wrong": []})["wrong"]:
+        raise NoRow(f"{run} is of a run that failed.")
     own = [cell for cell in cells if cell["ages"][package] == "new"]
     if not own:
         raise NoRow(f"{run} has no combination with the new version of {package}.")
@@ -103,8 +105,7 @@ def row(package: str, run: Path) -> str:
         if service != package:
             # What is in no release has no version to name.
             found = [each for each in dict.fromkeys(c["versions"][service] for c in own) if not each.endswith("+")]
-            good = [each for each in found if all(c["green"] for c in own if c["versions"][service] == each)]
-            beside.append(f"{service} {' and '.join(good) or 'none'}")
+            beside.append(f"{service} {' and '.join(found) or 'none'}")
     rolled = len(versions) > 1 and not said.get("rolling", {"wrong": True})["wrong"]
     itself = f", and {versions[0]} of its own" if rolled else ""
     return f"Runs beside {'; '.join(beside)}{itself}."

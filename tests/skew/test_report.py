@@ -24,21 +24,28 @@ def written(folder: Path, *cells: dict[str, Any], wrong: tuple[str, ...] = ()) -
 OLD = {"gateway": "1.0.0", "reservations": "1.0.0", "loyalty": "1.0.0"}
 
 
-def test_it_names_the_versions_with_which_everything_passed(tmp_path: Path) -> None:
+def test_it_names_the_versions_that_it_ran_beside(tmp_path: Path) -> None:
     unreleased = "1.0.0+"
     run = written(
         tmp_path,
         cell(True, orders="1.1.0", **OLD),
         cell(True, orders="1.1.0", **{**OLD, "gateway": unreleased}),
-        cell(True, orders="1.1.0", **{**OLD, "gateway": "1.1.0"}),
-        cell(False, orders="1.1.0", **{**OLD, "loyalty": "1.1.0"}),
-        cell(False, orders="1.0.0", **OLD),
+        cell(True, orders="1.1.0", **{**OLD, "gateway": "1.1.0", "loyalty": unreleased}),
+        cell(True, orders="1.0.0", **{**OLD, "reservations": "1.1.0"}),
     )
-    assert row("orders", run) == ("Runs beside gateway 1.1.0; reservations none; loyalty 1.0.0, and 1.0.0 of its own.")
+    assert row("orders", run) == (
+        "Runs beside gateway 1.0.0 and 1.1.0; reservations 1.0.0; loyalty 1.0.0, and 1.0.0 of its own."
+    )
 
 
 def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
     with pytest.raises(NoRow, match="no combination with the new version of orders"):
         row("orders", written(tmp_path, cell(True, orders="1.0.0", **OLD)))
+    for failed in (
+        written(tmp_path, cell(True, orders="1.1.0", **OLD), cell(False, orders="1.0.0", **OLD)),
+        written(tmp_path, cell(True, orders="1.1.0", **OLD), wrong=("an order was lost",)),
+    ):
+        with pytest.raises(NoRow, match="of a run that failed"):
+            row("orders", failed)
     with pytest.raises(NoRow, match="is not what"):
         row("orders", tmp_path / "none.json")

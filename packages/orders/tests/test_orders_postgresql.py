@@ -5,6 +5,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -225,3 +226,20 @@ async def test_an_order_that_one_process_cancels_is_not_confirmed_by_another_at_
     await last
     assert (await first.order(order_id)).status is Status.CANCELLED
     assert await first._read(messages) == 2  # the releases
+
+
+def test_a_newer_version_that_migrates_at_the_same_time_is_no_failure(database_url: str) -> None:
+    database = Database(database_url)
+    with database.write() as connection:
+        connection.execute(text("UPDATE schema_support SET revision = '0000'"))
+    with ThreadPoolExecutor(1) as other:
+        with database.write() as connection:
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(1936684395)")
+            waiting = other.submit(migrate, database_url)
+            query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            while not connection.execute(query).scalar_one():
+                assert not waiting.done()
+            connection.execute(text("UPDATE schema_support SET revision = '9999'"))
+            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        waiting.result()
+    database.close()

@@ -6,7 +6,7 @@ The same file stands in every service that has a database; see docs/adr/0003-one
 import fcntl
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +94,13 @@ class Database:
         with _translated(), self.engine.connect() as connection, _clean(connection), connection.begin():
             yield connection
 
-    def check_schema(self, revision: str, version: str) -> None:
+    def check_schema(self, revision: str, version: str, connection: Connection | None = None) -> None:
         """Raises SchemaMismatch unless a service of `version`, made for `revision`, can work on this database.
 
         A migration writes down the oldest version that still works with what it makes, so a schema that is newer
-        than the service is no obstacle by itself.
+        than the service is no obstacle by itself. A `connection` is used where there is one, and what it has locked.
         """
-        with self.read() as connection:
+        with self.read() if connection is None else nullcontext(connection) as connection:
             if not self.engine.dialect.has_table(connection, "schema_support"):
                 raise SchemaBehind("the database is empty; run the `migrate` command first")
             query = text("SELECT service, revision, oldest_version FROM schema_support")

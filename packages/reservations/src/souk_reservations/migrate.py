@@ -28,19 +28,14 @@ def migrate(url: str) -> None:
     A database that a newer version has migrated is left alone. Raises StorageUnavailable, and SchemaMismatch where
     that version does not let this one work on it.
     """
-    with closing(Database(url)) as database:
-        try:
-            database.check_schema(REVISION, __version__)
-        except SchemaBehind:
-            _upgrade(database)
-    log.info("the database is up to date")
-
-
-def _upgrade(database: Database) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with database.write() as connection:
+    with closing(Database(url)) as database, database.write() as connection:
         for statement in () if database.embedded else _ALONE:
             connection.exec_driver_sql(statement)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            database.check_schema(REVISION, __version__, connection)
+        except SchemaBehind:
+            config = Config()
+            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    log.info("the database is up to date")
