@@ -241,7 +241,7 @@ def test_several_may_migrate_at_once(postgresql: Server, monkeypatch: pytest.Mon
         for each in waiting:
             each.result()
         database.close()
-    assert most == [1, 1]
+    assert most == [1]  # the other one found that nothing was left to do
 
 
 def run(command: str, url: str) -> subprocess.CompletedProcess[str]:
