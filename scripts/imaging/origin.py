@@ -1,11 +1,10 @@
 """What an image is made from: a version of a service, and the commit that says how old it is."""
 
-import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from releasing.build import CannotBuild, git
-from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder, numbers
+from releasing.ledger import SERVICES, Ledger, Release, folder, numbers, version_of_tree
 
 IMAGES = (*SERVICES, "single")
 
@@ -59,11 +58,8 @@ def parse(text: str, ledger: Ledger) -> Image:
 def from_tree(service: str, ledger: Ledger) -> Image:
     """The image of the working tree; it goes by the version that the package names. Raises CannotBuild."""
     package = "gateway" if service == "single" else service
-    text = (ROOT / f"packages/{package}/src/souk_{package}/__init__.py").read_text()
-    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
-    if found is None:
-        raise CannotBuild(f"packages/{package} names no __version__.")
-    image = Image(service, found[1], "unknown", 0, tags(package, found[1], ledger))
+    version = version_of_tree(package)
+    image = Image(service, version, "unknown", 0, tags(package, version, ledger))
     services = SERVICES if service == "single" else (service,)
     extra = ("scripts/launch",) if service == "single" else ()
     own = [*SHARED, *extra, *(f"packages/{each}/{path}" for each in services for path in OF_A_SERVICE)]

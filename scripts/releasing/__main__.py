@@ -18,8 +18,18 @@ from pathlib import Path
 
 from skewing.report import NoRow, row
 
-from releasing.build import CannotBuild, build, checkout, git, sha256
-from releasing.ledger import PACKAGES, ROOT, Ledger, NotReleased, Release, folder, numbers
+from releasing.build import CannotBuild, build, checkout, git, sha256, time_of
+from releasing.ledger import (
+    PACKAGES,
+    ROOT,
+    Ledger,
+    NotReleased,
+    Release,
+    folder,
+    numbers,
+    version_file,
+    version_of_tree,
+)
 
 CONTRACTS = ("proto", "openapi", "generator", "src", "hatch_build.py", "pyproject.toml")
 """What the contracts package is made of, below its folder."""
@@ -34,19 +44,6 @@ class Refused(Exception):
 def lock(package: str) -> str:
     """The file that pins what a service is deployed with."""
     return f"{folder(package)}/requirements.lock"
-
-
-def version_file(package: str) -> Path:
-    """The one place that says a package's version."""
-    return ROOT / folder(package) / f"src/souk_{package}/__init__.py"
-
-
-def version_in(text: str) -> str:
-    """What a version file says."""
-    match = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
-    if match is None:
-        raise Refused("The package names no __version__.")
-    return match[1]
 
 
 def next_version(package: str, wanted: str, latest: Release | None) -> str:
@@ -99,7 +96,7 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
     tag = f"{package}-v{version}"
     if git("tag", "--list", tag):
         raise Refused(f"The tag {tag} is there already.")
-    old = version_in(version_file(package).read_text())
+    old = version_of_tree(package)
     meets = package != "contracts" and latest is not None
     for step in (
         f"run {checks}" + (" and ./scripts/skew" if meets and skew is None else ""),
@@ -122,7 +119,7 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
         git("commit", "--quiet", f"--message=Release {package} {version}")
         commit = git("rev-parse", "HEAD")
         with checkout(commit) as tree:
-            made = build(tree, package, _time(commit), tree / "out")
+            made = build(tree, package, time_of(commit), tree / "out")
             hashes = sha256(made.wheel), sha256(made.sdist)
             deployed = sha256(tree / lock(package)) if contracts else ""
         ledger.add(Release(package, version, commit, *hashes, deployed, contracts))
@@ -160,12 +157,7 @@ def _write(package: str, version: str, runs_beside: str) -> None:
         heading = f"## {version} ({today})\n"
         changelog.write_text(changelog.read_text().replace(heading, f"{heading}\n{runs_beside}\n"))
     path = version_file(package)
-    text = path.read_text()
-    path.write_text(text.replace(f'__version__ = "{version_in(text)}"', f'__version__ = "{version}"'))
-
-
-def _time(commit: str) -> int:
-    return int(git("show", "--no-patch", "--format=%ct", commit))
+    path.write_text(path.read_text().replace(f'"{version_of_tree(package)}"', f'"{version}"'))
 
 
 def verify() -> int:
@@ -189,7 +181,7 @@ def _differences(each: Release, ledger: Ledger) -> list[str]:
         found.append(f"the tag {each.tag} is at another commit")
     try:
         with checkout(each.commit) as tree, tempfile.TemporaryDirectory() as out:
-            made = build(tree, each.package, _time(each.commit), Path(out))
+            made = build(tree, each.package, time_of(each.commit), Path(out))
             hashes = [("wheel", each.wheel, made.wheel), ("sdist", each.sdist, made.sdist)]
             if each.package != "contracts":
                 hashes.append(("lock", each.lock, tree / lock(each.package)))

@@ -30,6 +30,11 @@ def git(*arguments: str, root: Path = ROOT) -> str:
     return done.stdout.strip()
 
 
+def time_of(commit: str) -> int:
+    """When it was made, in seconds since 1970: what all files that are built from it bear."""
+    return int(git("show", "--no-patch", "--format=%ct", commit))
+
+
 def sha256(path: Path) -> str:
     """In hexadecimal."""
     with path.open("rb") as file:
@@ -80,7 +85,7 @@ def built(release: Release) -> Built:
     place = CACHE / f"{release.package}-{release.version}-{release.wheel[:12]}"
     if not place.exists():
         with checkout(release.commit) as tree:  # all of it: what stands at the root has a say in what is generated
-            made = build(tree, release.package, int(git("show", "-s", "--format=%ct", release.commit)), tree / "out")
+            made = build(tree, release.package, time_of(release.commit), tree / "out")
             for path, wanted in ((made.wheel, release.wheel), (made.sdist, release.sdist)):
                 if sha256(path) != wanted:
                     raise CannotBuild(

@@ -22,6 +22,19 @@ def folder(package: str) -> str:
     return package if package == "contracts" else f"packages/{package}"
 
 
+def version_file(package: str) -> Path:
+    """The one place that says a package's version."""
+    return ROOT / folder(package) / f"src/souk_{package}/__init__.py"
+
+
+def version_of_tree(package: str) -> str:
+    """What the working tree says. Raises ValueError where it says nothing."""
+    found = re.search(r'^__version__ = "(.+)"$', version_file(package).read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{version_file(package)} names no __version__")
+    return found[1]
+
+
 def numbers(version: str) -> tuple[int, int, int]:
     """Major, minor and patch. Raises ValueError."""
     match = VERSION.fullmatch(version)

@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 
 from releasing.build import CannotBuild
-from releasing.ledger import ROOT, SERVICES, Ledger, NotReleased
+from releasing.ledger import ROOT, SERVICES, Ledger, NotReleased, version_of_tree
 
 from skewing import compose, matrix, report
-from skewing.installed import installed, version_of_tree
+from skewing.installed import installed
 from skewing.policy import breaches
 from skewing.processes import Failed
 from skewing.rolling import roll

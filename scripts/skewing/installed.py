@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from releasing.build import CACHE, TOOLS_LOCK, CannotBuild, build, built, git, sha256
-from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder
+from releasing.build import CACHE, TOOLS_LOCK, CannotBuild, build, built, git, sha256, time_of
+from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder, version_of_tree
 
 Age = Literal["old", "new"]
 BUILT_WITH = (TOOLS_LOCK, "ruff.toml", ".gitignore")
@@ -62,12 +62,6 @@ def installed(say: Callable[[str], None]) -> Mapping[str, Sequence[Installed]]:
     return found
 
 
-def version_of_tree(service: str) -> str:
-    """What the working tree says."""
-    text = (ROOT / folder(service) / f"src/souk_{service}/__init__.py").read_text()
-    return text.partition('__version__ = "')[2].partition('"')[0]
-
-
 def wheel_of_tree(package: str) -> Path:
     """Built from the working tree, unless that has been done."""
     options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
@@ -84,7 +78,7 @@ def wheel_of_tree(package: str) -> Path:
                 copy = tree / file.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, copy)
-            build(Path(tree), package, int(git("show", "--no-patch", "--format=%ct", "HEAD")), place)
+            build(Path(tree), package, time_of("HEAD"), place)
 
     (wheel,) = _made(f"tree-{package}-{digest.hexdigest()[:12]}", make).glob("*.whl")
     return wheel

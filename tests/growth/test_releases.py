@@ -11,7 +11,7 @@ from growing import __main__ as growth
 from growing import exchange, migrations, versions
 from growing.findings import CannotCheck, Finding
 from growing.versions import Contracts
-from releasing.build import CACHE, build, checkout, git, sha256
+from releasing.build import CACHE, build, checkout, git, sha256, time_of
 from releasing.ledger import Ledger, Release
 
 from souk_contracts import __version__
@@ -25,13 +25,12 @@ NOWHERE = "0" * 40
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """One in which the contracts and orders of the last commit are released, and contracts of other majors."""
     commit = git("rev-parse", "HEAD")
-    epoch = int(git("show", "-s", "--format=%ct", commit))
     ledger = Ledger(tmp_path_factory.mktemp("ledger"))
     ledger.add(Release("contracts", f"{int(MAJOR) + 1}.0.0", NOWHERE, "", ""))
     out = tmp_path_factory.mktemp("out")
     for package in ("contracts", "orders"):
         with checkout(commit) as tree:
-            made = build(tree, package, epoch, out / package)
+            made = build(tree, package, time_of(commit), out / package)
         release = Release(package, f"{MAJOR}.0.999", commit, sha256(made.wheel), sha256(made.sdist))
         ledger.add(replace(release, contracts=release.version) if package == "orders" else release)
     yield ledger
