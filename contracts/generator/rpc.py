@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from souk_contracts.channel import DEFAULT_TIMEOUT_S
+from souk_contracts.channel import DEFAULT_TIMEOUT_S, Caller
 from souk_contracts.handlers import unary
 from {python_package}.codec import (
 {codecs}
@@ -29,7 +29,7 @@ class {name}Stub:
     refusal says is in `souk_contracts.errors.refusal_of`.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(self, channel: Caller, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
 '''
 

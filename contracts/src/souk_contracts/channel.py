@@ -1,6 +1,7 @@
 """The client's end: one channel a service, for the life of the process."""
 
 import json
+from typing import Any, Protocol
 
 import grpc
 
@@ -13,6 +14,13 @@ _SERVICE_CONFIG = json.dumps(
         "healthCheckConfig": {"serviceName": ""},
     }
 )
+
+
+class Caller(Protocol):
+    """What stubs make their calls with: a channel, or a `batching.BatchingChannel`."""
+
+    def unary_unary(self, method: str, request_serializer: Any, response_deserializer: Any) -> Any:
+        """A callable that makes calls of a method, given as its path."""
 
 
 def connect(target: str, *, user_agent: str) -> grpc.aio.Channel:

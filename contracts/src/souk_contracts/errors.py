@@ -11,6 +11,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Refused(Exception):
@@ -30,11 +31,30 @@ class Refused(Exception):
         self.detail = detail
         self.metadata = dict(metadata or {})
 
-    def trailing_metadata(self) -> tuple[str, bytes]:
-        """The entry of the trailing metadata that carries the whole refusal."""
+    def status(self) -> bytes:
+        """All of it, as an encoded google.rpc.Status."""
         status = Status(code=self.code.value[0], message=self.detail)
         status.details.add().Pack(ErrorInfo(reason=self.reason, domain=self.domain, metadata=self.metadata))
-        return _DETAILS_KEY, status.SerializeToString()
+        encoded: bytes = status.SerializeToString()
+        return encoded
+
+    def trailing_metadata(self) -> tuple[str, bytes]:
+        """The entry of the trailing metadata that carries the whole refusal."""
+        return _DETAILS_KEY, self.status()
+
+
+def plain_status(code: grpc.StatusCode, detail: str) -> bytes:
+    """An encoded google.rpc.Status of a failure that no contract names."""
+    encoded: bytes = Status(code=code.value[0], message=detail).SerializeToString()
+    return encoded
+
+
+def error_of(status: bytes, trailing_metadata: grpc.aio.Metadata) -> grpc.aio.AioRpcError:
+    """The error that a call which ended with this google.rpc.Status raises. Raises DecodeError."""
+    read = Status.FromString(status)
+    metadata = grpc.aio.Metadata(*trailing_metadata, (_DETAILS_KEY, status))
+    code = _CODES.get(read.code, grpc.StatusCode.UNKNOWN)
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata, read.message)
 
 
 def refusal_of(error: grpc.aio.AioRpcError) -> Refused | None:

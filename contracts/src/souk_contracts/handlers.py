@@ -1,11 +1,14 @@
-"""Handlers of calls as the generated servicers make them."""
+"""Handlers of calls as the generated servicers make them, and what becomes of their mistakes."""
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
+
+log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -25,3 +28,11 @@ def unary(
         return encode(await method(request))
 
     return grpc.unary_unary_rpc_method_handler(call, decode, None)
+
+
+def failure(method: str, error: Exception) -> tuple[grpc.StatusCode, str]:
+    """The status of a call that failed with what no contract names; what that was stays in the log."""
+    if isinstance(error, NotImplementedError):
+        return grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served by this version"
+    log.error("%s failed", method, exc_info=error)
+    return grpc.StatusCode.INTERNAL, "internal error; the log of the service says more"

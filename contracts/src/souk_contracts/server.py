@@ -14,7 +14,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
+from souk_contracts.batch_servicer import Batches
 from souk_contracts.errors import Refused
+from souk_contracts.handlers import failure
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class ServerSettings:
 
 
 class GrpcServer:
-    """A grpc.aio server with health, reflection, its version in the trailing metadata, and a graceful drain.
+    """A grpc.aio server with health, reflection, batches, its version in the trailing metadata, and a graceful drain.
 
     `is_ready` says whether the service can answer, its database included; health follows it, within a second, and
     also when it does not return in time. It is asked once more before `start` returns.
@@ -72,9 +74,10 @@ class GrpcServer:
             ],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._server.add_generic_rpc_handlers([servicer.handler() for servicer in servicers])
+        handlers = [servicer.handler() for servicer in servicers]
+        self._server.add_generic_rpc_handlers([*handlers, Batches(handlers).handler()])
         reflection.enable_server_reflection(
-            [*self._names[1:], health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+            [*self._names[1:], Batches.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )
 
     async def start(self) -> int:
@@ -159,12 +162,9 @@ class _Conventions(grpc.aio.ServerInterceptor):
             except Refused as refused:
                 details = (*self._served_by, refused.trailing_metadata())
                 await context.abort(refused.code, refused.detail, details)
-            except NotImplementedError:
-                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served by this version")
             except grpc.aio.AbortError:  # by the health service
                 raise
-            except Exception:
-                log.exception("%s failed", method)
-                await context.abort(grpc.StatusCode.INTERNAL, "internal error; the log of the service says more")
+            except Exception as error:  # noqa: BLE001 (`failure` logs it)
+                await context.abort(*failure(method, error))
 
         return call

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import grpc
 
+from souk_contracts.batching import BatchingChannel
 from souk_contracts.channel import connect
 from souk_gateway import __version__
 from souk_gateway.breakers import Breaker
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 Stub = TypeVar("Stub")
 
+_BATCHED = ("Create", "Hold", "Refuse", "Reserve")
+"""The calls that every order makes; others may take longer, or wait."""
 _GRACE_S = 90.0
 """For calls under way to a target that is taken out: longer than any may take."""
 
@@ -32,12 +35,12 @@ _GRACE_S = 90.0
 class Backend(Generic[Stub]):
     """One target, with its channel, and the breaker and the budget for retries that are this process's for it."""
 
-    def __init__(self, service: str, stub: Callable[[grpc.aio.Channel], Stub], target: Target) -> None:
+    def __init__(self, service: str, stub: Callable[[BatchingChannel], Stub], target: Target) -> None:
         self.name = f"{service} {target.version}".rstrip()
         self.target = target
         self.channel = connect(target.address, user_agent=f"souk-gateway/{__version__}")
         self.channel.get_state(try_to_connect=True)
-        self.stub = stub(self.channel)
+        self.stub = stub(BatchingChannel(self.channel, _BATCHED))
         self.breaker = Breaker(self.name)
         self.retries = Retries()
 
@@ -56,7 +59,7 @@ class Backends(Generic[Stub]):
     def __init__(
         self,
         service: str,
-        stub: Callable[[grpc.aio.Channel], Stub],
+        stub: Callable[[BatchingChannel], Stub],
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.service = service

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from souk_contracts.batching import BatchingChannel
 from souk_contracts.channel import served_by
 from souk_contracts.loyalty import v1 as loyalty
 from souk_contracts.reservations import v1 as reservations
@@ -14,12 +15,14 @@ from souk_orders.relay import CallFailed, Reply
 
 Response = TypeVar("Response")
 
+_BATCHED = ("Confirm", "Release")
+
 
 class ReservationsClient:
     """Confirms and releases the goods of an order."""
 
     def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
-        self._stub = reservations.ReservationsStub(channel, timeout_s=timeout_s)
+        self._stub = reservations.ReservationsStub(BatchingChannel(channel, _BATCHED), timeout_s=timeout_s)
 
     async def confirm(self, order: Order) -> Reply:
         """See the port."""
@@ -38,7 +41,7 @@ class LoyaltyClient:
     """Confirms and releases the points of an order."""
 
     def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
-        self._stub = loyalty.LoyaltyStub(channel, timeout_s=timeout_s)
+        self._stub = loyalty.LoyaltyStub(BatchingChannel(channel, _BATCHED), timeout_s=timeout_s)
 
     async def confirm(self, order: Order) -> Reply:
         """See the port."""

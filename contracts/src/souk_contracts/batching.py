@@ -1,0 +1,185 @@
+"""The client's end of batches: calls that find others under way leave together, as one call.
+
+A call that finds none leaves at once, as if there were no batches. So who is idle waits for nothing, and who is busy
+pays for one call in place of many.
+"""
+
+from __future__ import annotations  # the types of grpc are generic for type checkers only
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from souk_contracts.batch.v1 import BatchStub, CallRequest, Item, Result
+from souk_contracts.errors import error_of, plain_status
+
+_AT_ONCE = 1
+"""Calls under way that others wait for: with more of them there would be less in each batch."""
+_PATIENCE_S = 0.05
+"""For how long a call waits for others to be answered, before it leaves all the same: they may hang."""
+_MAX_CALLS = 128
+_MAX_BYTES = 256 * 1024
+"""Of all requests in a batch. Their responses may be 13 times as long, and must stay below gRPC's 4 MiB."""
+_ALONE_S = 30.0
+"""For how long each call leaves alone, once a peer has said that it knows no batches."""
+
+_UNREADABLE = plain_status(grpc.StatusCode.INTERNAL, "the answer cannot be read, or lacks this call")
+
+
+class BatchedCall:
+    """A call on its way in a batch, as far as stubs and their users need it."""
+
+    def __init__(self, method: str, request: bytes, decode: Callable[[bytes], Any], timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.item = Item(method=method, request=request)
+        self.ends_at = loop.time() + timeout_s
+        self._decode = decode
+        self._metadata = grpc.aio.Metadata()
+        self._answer: asyncio.Future[Any] = loop.create_future()
+        self._timer = loop.call_at(self.ends_at, self._time_out)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer.__await__()
+
+    def done(self) -> bool:
+        return self._answer.done()
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        """The batch's; empty as long as there is no answer."""
+        return self._metadata
+
+    def settle(self, result: Result, metadata: grpc.aio.Metadata) -> None:
+        """Gives its caller the answer."""
+        if self.done():  # it timed out, or its caller has gone
+            return
+        self._timer.cancel()
+        self._metadata = metadata
+        try:
+            if result.response is None:
+                self._answer.set_exception(error_of(result.status or _UNREADABLE, metadata))
+            else:
+                self._answer.set_result(self._decode(result.response))
+        except DecodeError:
+            self._answer.set_exception(error_of(_UNREADABLE, metadata))
+
+    def fail(self, error: grpc.aio.AioRpcError) -> None:
+        """Gives its caller the batch's error."""
+        if self.done():
+            return
+        self._timer.cancel()
+        self._metadata = metadata = error.trailing_metadata()
+        # One of its own: who raises an error adds to its traceback.
+        own = grpc.aio.AioRpcError(error.code(), error.initial_metadata(), metadata, error.details())
+        self._answer.set_exception(own)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+        self._answer.cancel()
+
+    def _time_out(self) -> None:
+        code, nothing = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata()
+        self.fail(grpc.aio.AioRpcError(code, nothing, nothing, "Deadline Exceeded"))
+
+
+class BatchingChannel:
+    """A channel for a stub, which gathers the calls of `methods`, such as "Reserve", into batches.
+
+    They should take about as long as each other, since a batch is answered as a whole. Each call raises what it would
+    raise alone. A peer that knows no batches gets them one by one.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, methods: Collection[str]) -> None:
+        self._channel = channel
+        self._methods = methods
+        self._batches = BatchStub(channel)
+        self._single: dict[str, Callable[..., grpc.aio.UnaryUnaryCall[bytes, bytes]]] = {}
+        self._alone_until = 0.0
+        self._under_way = 0
+        self._waiting: deque[BatchedCall] = deque()
+        self._patience: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def unary_unary(
+        self, method: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+    ) -> Callable[..., Any]:
+        """What stubs make their calls with, as that of a channel."""
+        alone = self._channel.unary_unary(method, request_serializer, response_deserializer)
+        if method.rpartition("/")[2] not in self._methods:
+            return alone
+        self._single[method] = self._channel.unary_unary(method)
+
+        def call(request: Any, *, timeout: float) -> Any:
+            loop = asyncio.get_running_loop()
+            if self._under_way < _AT_ONCE or loop.time() < self._alone_until:
+                made = alone(request, timeout=timeout)
+                self._under_way += 1
+                made.add_done_callback(self._ended)
+                return made
+            waiting = BatchedCall(method, request_serializer(request), response_deserializer, timeout)
+            self._waiting.append(waiting)
+            if self._patience is None:
+                self._patience = loop.call_later(_PATIENCE_S, self._send)
+            return waiting
+
+        return call
+
+    def _ended(self, _: object) -> None:
+        self._under_way -= 1
+        if self._waiting:
+            self._send()
+
+    def _send(self) -> None:
+        """Sends what waits, or as much of it as goes into one batch."""
+        loop = asyncio.get_running_loop()
+        batch: list[BatchedCall] = []
+        size = 0
+        while self._waiting and len(batch) < _MAX_CALLS and size < _MAX_BYTES:
+            call = self._waiting.popleft()
+            if not call.done():
+                batch.append(call)
+                size += len(call.item.request)
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = loop.call_later(_PATIENCE_S, self._send) if self._waiting else None
+        if batch:
+            self._under_way += 1
+            task = loop.create_task(self._carry(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._ended)
+
+    async def _carry(self, batch: Sequence[BatchedCall]) -> None:
+        timeout_s = max(call.ends_at for call in batch) - asyncio.get_running_loop().time()
+        together = self._batches.call(CallRequest(items=[call.item for call in batch]), timeout_s=timeout_s)
+        try:
+            results = (await together).results
+            metadata = await together.trailing_metadata()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                for call in batch:
+                    call.fail(error)
+                return
+            self._alone_until = asyncio.get_running_loop().time() + _ALONE_S
+            await asyncio.gather(*map(self._carry_alone, batch))
+        except asyncio.CancelledError:  # the channel was closed
+            for call in batch:
+                call.cancel()
+        else:
+            missing = [Result()] * (len(batch) - len(results))
+            for call, result in zip(batch, [*results, *missing], strict=False):
+                call.settle(result, metadata)
+
+    async def _carry_alone(self, call: BatchedCall) -> None:
+        timeout_s = call.ends_at - asyncio.get_running_loop().time()
+        alone = self._single[call.item.method](call.item.request, timeout=timeout_s)
+        try:
+            result = Result(response=await alone)
+            call.settle(result, await alone.trailing_metadata())
+        except grpc.aio.AioRpcError as error:
+            call.fail(error)
+        except asyncio.CancelledError:
+            call.cancel()
