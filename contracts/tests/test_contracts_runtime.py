@@ -226,5 +226,6 @@ async def test_reflection_names_the_services() -> None:
         assert names == {
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
+            "souk.batch.v1.BatchService",
             "souk.orders.v1.OrdersService",
         }

@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from souk_contracts.batch.v1 import BatchStub, CallRequest, Item, Result
+from souk_contracts.channel import peer_of
 from souk_contracts.errors import error_of, plain_status
 
 _AT_ONCE = 1
@@ -37,8 +38,9 @@ class BatchedCall:
         loop = asyncio.get_running_loop()
         self.item = Item(method=method, request=request)
         self.ends_at = loop.time() + timeout_s
+        self.served_by = ""
+        """Who answered, as `orders/1.0.0`; empty as long as nobody has."""
         self._decode = decode
-        self._metadata = grpc.aio.Metadata()
         self._answer: asyncio.Future[Any] = loop.create_future()
         self._timer = loop.call_at(self.ends_at, self._time_out)
 
@@ -48,16 +50,12 @@ class BatchedCall:
     def done(self) -> bool:
         return self._answer.done()
 
-    async def trailing_metadata(self) -> grpc.aio.Metadata:
-        """The batch's; empty as long as there is no answer."""
-        return self._metadata
-
-    def settle(self, result: Result, metadata: grpc.aio.Metadata) -> None:
-        """Gives its caller the answer."""
+    def settle(self, result: Result, metadata: grpc.aio.Metadata, served_by: str) -> None:
+        """Gives its caller the answer, which came with this trailing metadata."""
         if self.done():  # it timed out, or its caller has gone
             return
         self._timer.cancel()
-        self._metadata = metadata
+        self.served_by = served_by
         try:
             if result.response is None:
                 self._answer.set_exception(error_of(result.status or _UNREADABLE, metadata))
@@ -71,7 +69,8 @@ class BatchedCall:
         if self.done():
             return
         self._timer.cancel()
-        self._metadata = metadata = error.trailing_metadata()
+        metadata = error.trailing_metadata()
+        self.served_by = peer_of(metadata)
         # One of its own: who raises an error adds to its traceback.
         own = grpc.aio.AioRpcError(error.code(), error.initial_metadata(), metadata, error.details())
         self._answer.set_exception(own)
@@ -154,10 +153,12 @@ class BatchingChannel:
 
     async def _carry(self, batch: Sequence[BatchedCall]) -> None:
         timeout_s = max(call.ends_at for call in batch) - asyncio.get_running_loop().time()
-        together = self._batches.call(CallRequest(items=[call.item for call in batch]), timeout_s=timeout_s)
+        request = CallRequest(items=[call.item for call in batch])
         try:
+            together = self._batches.call(request, timeout_s=timeout_s)
             results = (await together).results
             metadata = await together.trailing_metadata()
+            peer = peer_of(metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 for call in batch:
@@ -165,21 +166,22 @@ class BatchingChannel:
                 return
             self._alone_until = asyncio.get_running_loop().time() + _ALONE_S
             await asyncio.gather(*map(self._carry_alone, batch))
-        except asyncio.CancelledError:  # the channel was closed
+        except (asyncio.CancelledError, grpc.aio.UsageError):  # the channel was closed
             for call in batch:
                 call.cancel()
         else:
             missing = [Result()] * (len(batch) - len(results))
             for call, result in zip(batch, [*results, *missing], strict=False):
-                call.settle(result, metadata)
+                call.settle(result, metadata, peer)
 
     async def _carry_alone(self, call: BatchedCall) -> None:
         timeout_s = call.ends_at - asyncio.get_running_loop().time()
-        alone = self._single[call.item.method](call.item.request, timeout=timeout_s)
         try:
+            alone = self._single[call.item.method](call.item.request, timeout=timeout_s)
             result = Result(response=await alone)
-            call.settle(result, await alone.trailing_metadata())
+            metadata = await alone.trailing_metadata()
+            call.settle(result, metadata, peer_of(metadata))
         except grpc.aio.AioRpcError as error:
             call.fail(error)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, grpc.aio.UsageError):
             call.cancel()

@@ -50,6 +50,12 @@ def connect(target: str, *, user_agent: str) -> grpc.aio.Channel:
 
 async def served_by(call: grpc.aio.Call) -> str:
     """Who answered a call, as `orders/1.0.0`; empty where the peer does not say."""
-    metadata = dict(await call.trailing_metadata() or ())
-    service, version = metadata.get("souk-service"), metadata.get("souk-version")
+    known: str | None = getattr(call, "served_by", None)  # of a batch, which has asked for all of its calls
+    return peer_of(await call.trailing_metadata()) if known is None else known
+
+
+def peer_of(metadata: grpc.aio.Metadata | None) -> str:
+    """Who says this in the trailing metadata of an answer, as `orders/1.0.0`; empty where it does not say."""
+    found = dict(metadata or ())
+    service, version = found.get("souk-service"), found.get("souk-version")
     return f"{service!s}/{version!s}" if service and version else ""

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -58,13 +57,10 @@ class AccessLog:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         exchange = scope["souk.exchange"] = Exchange(self._deadline_s)
-        started_at = time.perf_counter()
-        status = 0
 
         async def answer(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                exchange.status = message["status"]
                 served_by = (b"souk-served-by", exchange.served_by().encode())
                 message = {**message, "headers": [*message["headers"], served_by]}
             await send(message)
@@ -77,8 +73,8 @@ class AccessLog:
                 "%s %s %d %.0f ms %s %s",
                 scope["method"],
                 path_of(scope),
-                status,
-                (time.perf_counter() - started_at) * 1000,
+                exchange.status,
+                exchange.elapsed_s() * 1000,
                 exchange.about or "-",
                 exchange.served_by(),
             )
@@ -91,17 +87,10 @@ class UnexpectedErrors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def answer(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive, send)
         except Exception:
-            if scope["type"] != "http" or started:
+            if scope["type"] != "http" or scope["souk.exchange"].status:
                 raise
             log.exception("%s %s failed", scope["method"], scope["path"])
             response = _problem(Request(scope), "INTERNAL", "the gateway failed; nothing that you can mend")

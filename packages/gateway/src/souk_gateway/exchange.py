@@ -11,10 +11,11 @@ _SELF = f"gateway/{__version__}"
 class Exchange:
     """How long a request still has, which versions it goes to, who served it, and what its line in the log is about.
 
-    `pins` are the versions that it asks for, by service; `choices` those that were chosen for it.
+    `pins` are the versions that it asks for, by service; `choices` those that were chosen for it. `status` is that of
+    the answer, 0 as long as there is none.
     """
 
-    __slots__ = ("_clock", "_ends_at", "_served_by", "_started_at", "about", "choices", "pins")
+    __slots__ = ("_clock", "_ends_at", "_served_by", "_started_at", "about", "choices", "pins", "status")
 
     def __init__(self, deadline_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -24,6 +25,7 @@ class Exchange:
         self.pins: Mapping[str, str] = {}
         self.choices: dict[str, str] = {}
         self.about = ""
+        self.status = 0
 
     def elapsed_s(self) -> float:
         """How long ago the request came."""

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from souk_contracts.loyalty.v1 import ListAccountsRequest, PutAccountRequest
 from souk_contracts.orders.v1 import ListRequest, Order, OrderStatus, Refusal
@@ -60,8 +61,8 @@ def exchange_of(request: Request) -> Exchange:
     return exchange
 
 
-def json_answer(content: object, status: int = 200) -> Response:
-    return Response(_encode(content), status, media_type="application/json")
+def json_answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(_encode(content), status, headers, "application/json")
 
 
 def route(path: str, *, before: Callable[[Request], None] | None = None, **handlers: Handler) -> Route:
@@ -73,12 +74,22 @@ def route(path: str, *, before: Callable[[Request], None] | None = None, **handl
     if "GET" in methods:
         methods["HEAD"] = methods["GET"]
 
-    async def endpoint(request: Request) -> Response:
-        if before is not None:
-            before(request)
-        return await methods[request.method](request)
+    return Route(path, _Endpoint(methods, before), methods=list(methods))
 
-    return Route(path, endpoint, methods=list(methods))
+
+class _Endpoint:
+    """An ASGI application: for a function Starlette would look out for exceptions twice."""
+
+    def __init__(self, methods: Mapping[str, Handler], before: Callable[[Request], None] | None) -> None:
+        self._methods = methods
+        self._before = before
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        if self._before is not None:
+            self._before(request)
+        answer = await self._methods[request.method](request)
+        await answer(scope, receive, send)
 
 
 class Resources:
@@ -138,10 +149,10 @@ class Resources:
             exchange.about = kind.type
         else:
             order = outcome if wait_s is None else await self._settled(outcome, wait_s, exchange)
-            answer = json_answer(order_answer(order or outcome), 201)
-            answer.headers["Location"] = f"/v1/orders/{outcome.id}"
+            headers = {"Location": f"/v1/orders/{outcome.id}"}
             if wait_s is not None and order is not None:
-                answer.headers["Preference-Applied"] = f"wait={wait_s}"
+                headers["Preference-Applied"] = f"wait={wait_s}"
+            answer = json_answer(order_answer(order or outcome), 201, headers)
             exchange.about = outcome.id
         if decision.replayed and key is not None:
             answer.headers["Idempotency-Replayed"] = "true"

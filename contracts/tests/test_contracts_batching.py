@@ -1,0 +1,303 @@
+"""Calls that travel together, over real servers on loopback."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from souk_contracts import batching
+from souk_contracts.batch.v1 import BatchStub, CallRequest, CallResponse, Item
+from souk_contracts.batch_servicer import Batches
+from souk_contracts.batching import BatchingChannel
+from souk_contracts.channel import connect, served_by
+from souk_contracts.errors import Refused, error_of, refusal_of
+from souk_contracts.orders.v1 import CancelRequest, GetRequest, GetResponse, Order, OrdersServicer, OrdersStub
+from souk_contracts.server import GrpcServer, ServerSettings
+
+GET = "/souk.orders.v1.OrdersService/Get"
+
+
+class Orders(OrdersServicer):
+    """Answers `get` as the order id asks it to."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.seen: list[str] = []
+
+    async def get(self, request: GetRequest) -> GetResponse:
+        self.seen.append(request.order_id)
+        match request.order_id:
+            case "refuse":
+                code = grpc.StatusCode.NOT_FOUND
+                raise Refused(code, "orders.souk", "UNKNOWN_ORDER", "no such order", {"order_id": "refuse"})
+            case "break":
+                raise ZeroDivisionError("a secret")
+            case "wait":
+                self.entered.set()
+                await self.go_on.wait()
+        return GetResponse(order=Order(id=request.order_id))
+
+
+class Peer:
+    """A server, and a stub that gathers calls of `get` for it."""
+
+    def __init__(self, servicer: Orders, channel: grpc.aio.Channel) -> None:
+        self.servicer = servicer
+        self.channel = channel
+        self.stub = OrdersStub(BatchingChannel(channel, ("Get",)))
+
+    def ask(self, *order_ids: str, timeout_s: float = 20.0) -> "list[asyncio.Future[GetResponse]]":
+        return [
+            asyncio.ensure_future(self.stub.get(GetRequest(order_id=each), timeout_s=timeout_s)) for each in order_ids
+        ]
+
+    async def ask_behind(self, *order_ids: str) -> "list[asyncio.Future[GetResponse]]":
+        """Calls that find another one under way, which is answered only now."""
+        (first,) = self.ask("wait")
+        await self.servicer.entered.wait()
+        behind = self.ask(*order_ids)
+        await asyncio.sleep(0)  # they are made
+        self.servicer.go_on.set()
+        await first
+        return behind
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls wait for as long as it takes until others are answered."""
+    monkeypatch.setattr(batching, "_PATIENCE_S", 60.0)
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The methods in each batch that a server of the test was sent."""
+    seen = []
+    call = Batches.call
+
+    async def record(self: Batches, request: CallRequest) -> CallResponse:
+        seen.append([item.method for item in request.items])
+        return await call(self, request)
+
+    monkeypatch.setattr(Batches, "call", record)
+    return seen
+
+
+async def ready() -> bool:
+    return True
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Peer]:
+    servicer = Orders()
+    server = GrpcServer(ServerSettings("orders", "1.2.3", "127.0.0.1:0", drain_s=0.1), [servicer], ready)
+    async with connect(f"127.0.0.1:{await server.start()}", user_agent="test/1") as channel:
+        yield Peer(servicer, channel)
+        await server.drain()
+
+
+@asynccontextmanager
+async def serving_without_batches() -> AsyncIterator[tuple[Peer, list[str]]]:
+    """A server as it was before there were batches, and the methods that it is asked for."""
+    servicer, asked = Orders(), []
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:  # type: ignore[type-arg]
+            asked.append(handler_call_details.method.rpartition("/")[2])
+            return servicer.handler().service(handler_call_details)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([Handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield Peer(servicer, channel), asked
+        await server.stop(None)
+
+
+async def test_a_lone_call_leaves_at_once_and_alone(batches: list[list[str]]) -> None:
+    async with serving() as peer:
+        call = peer.stub.get(GetRequest(order_id="a"))
+        assert (await call).order == Order(id="a")
+        assert await served_by(call) == "orders/1.2.3"
+    assert batches == []
+
+
+async def test_calls_that_find_one_under_way_leave_together_when_it_is_answered(
+    patient: None, batches: list[list[str]]
+) -> None:
+    async with serving() as peer:
+        answers = await asyncio.gather(*await peer.ask_behind("a", "b", "c"))
+        assert [answer.order for answer in answers] == [Order(id="a"), Order(id="b"), Order(id="c")]
+    assert batches == [[GET, GET, GET]]
+
+
+async def test_a_call_in_a_batch_is_refused_as_if_it_were_alone_and_the_others_are_answered(patient: None) -> None:
+    async with serving() as peer:
+        before, refused, after = await peer.ask_behind("a", "refuse", "b")
+        assert ((await before).order, (await after).order) == (Order(id="a"), Order(id="b"))
+        in_batch = await error(refused)
+        alone = await error(peer.ask("refuse")[0])
+        for each in (in_batch, alone):
+            refusal = refusal_of(each)
+            assert refusal is not None
+            assert (refusal.code, refusal.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_ORDER")
+            assert refusal.metadata == {"order_id": "refuse"}
+        assert (in_batch.code(), in_batch.details()) == (alone.code(), alone.details())
+
+
+async def test_calls_in_a_batch_name_who_answered_also_a_refusal(patient: None) -> None:
+    async with serving() as peer:
+        await peer.ask_behind()
+        peer.servicer.go_on.clear()
+        peer.servicer.entered.clear()
+        (first,) = peer.ask("wait")
+        await peer.servicer.entered.wait()
+        calls = [peer.stub.get(GetRequest(order_id=each)) for each in ("a", "refuse")]
+        peer.servicer.go_on.set()
+        await asyncio.gather(first, *map(asyncio.ensure_future, calls), return_exceptions=True)
+        assert [await served_by(call) for call in calls] == ["orders/1.2.3"] * 2
+
+
+async def test_what_went_wrong_inside_a_call_is_logged_and_told_neither_to_it_nor_to_the_others(
+    patient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving() as peer:
+        broken, other = await peer.ask_behind("break", "a")
+        assert (await other).order == Order(id="a")
+        failed = await error(broken)
+    assert failed.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in (failed.details() or "")
+    assert refusal_of(failed) is None
+    assert "a secret" in caplog.text
+
+
+async def test_what_cannot_be_called_is_said_for_each_call(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as peer:
+        await peer.stub.get(GetRequest(order_id="a"))
+        items = [
+            Item(method="/souk.orders.v1.OrdersService/Bake"),
+            Item(method="/souk.batch.v1.BatchService/Call"),
+            Item(method="/souk.orders.v1.OrdersService/Cancel", request=bytes(CancelRequest(order_id="a"))),
+            Item(method=GET, request=b"\xff"),
+            Item(method=GET),
+        ]
+        results = (await BatchStub(peer.channel).call(CallRequest(items=items))).results
+        *errors, last = [result.status for result in results]
+        codes = [error_of(status or b"", grpc.aio.Metadata()).code() for status in errors]
+        assert codes == [grpc.StatusCode.UNIMPLEMENTED] * 3 + [grpc.StatusCode.INVALID_ARGUMENT]
+        assert last is None
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_peer_that_knows_no_batches_gets_calls_one_by_one_and_is_not_asked_again(patient: None) -> None:
+    async with serving_without_batches() as (peer, asked):
+        for _ in range(2):
+            peer.servicer.entered.clear()
+            peer.servicer.go_on.clear()
+            found, refused, other = await peer.ask_behind("a", "refuse", "b")
+            assert ((await found).order, (await other).order) == (Order(id="a"), Order(id="b"))
+            assert (await error(refused)).code() is grpc.StatusCode.UNKNOWN  # it has no conventions either
+        assert asked.count("Call") == 1
+        assert asked.count("Get") == 8
+
+
+async def test_a_peer_that_knows_batches_by_now_is_found_out(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_ALONE_S", 0.0)
+    async with serving_without_batches() as (peer, asked):
+        for _ in range(2):
+            peer.servicer.entered.clear()
+            peer.servicer.go_on.clear()
+            await asyncio.gather(*await peer.ask_behind("a", "b"))
+        assert asked.count("Call") >= 2
+
+
+async def test_each_call_of_a_batch_has_its_own_deadline(patient: None) -> None:
+    async with serving() as peer:
+        peer.servicer.go_on.clear()
+        (first,) = peer.ask("wait")
+        await peer.servicer.entered.wait()
+        (short,), (longer,) = peer.ask("a", timeout_s=0.05), peer.ask("b")
+        assert (await error(short)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        peer.servicer.go_on.set()
+        assert (await longer).order == Order(id="b")
+        await first
+        assert peer.servicer.seen == ["wait", "b"]  # nobody waited for the other one any more
+
+
+async def test_calls_leave_though_those_under_way_hang(batches: list[list[str]]) -> None:
+    async with serving() as peer:
+        (hanging,) = peer.ask("wait")
+        await peer.servicer.entered.wait()
+        answers = await asyncio.gather(*peer.ask("a", "b"))
+        assert [answer.order for answer in answers] == [Order(id="a"), Order(id="b")]
+        assert not hanging.done()
+        peer.servicer.go_on.set()
+        await hanging
+    assert batches == [[GET, GET]]
+
+
+async def test_when_the_peer_goes_every_call_of_a_batch_fails_as_it_would_alone(patient: None) -> None:
+    servicer = Orders()
+    server = GrpcServer(ServerSettings("orders", "1.2.3", "127.0.0.1:0", drain_s=0.1), [servicer], ready)
+    async with connect(f"127.0.0.1:{await server.start()}", user_agent="test/1") as channel:
+        peer = Peer(servicer, channel)
+        behind = await peer.ask_behind("a")
+        await asyncio.gather(*behind)
+        servicer.go_on.clear()
+        servicer.entered.clear()
+        (first,) = peer.ask("wait")
+        await servicer.entered.wait()
+        waiting = peer.ask("a", "b")
+        await asyncio.sleep(0)
+        await server.drain()
+        assert [(await error(each)).code() for each in (first, *waiting)] == [grpc.StatusCode.UNAVAILABLE] * 3
+
+
+async def test_a_caller_that_gives_up_does_not_disturb_the_others(patient: None) -> None:
+    async with serving() as peer:
+        (first,) = peer.ask("wait")
+        await peer.servicer.entered.wait()
+        gone, other = peer.ask("a", "b")
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.wait([gone])
+        peer.servicer.go_on.set()
+        assert (await other).order == Order(id="b")
+        await first
+        assert peer.servicer.seen == ["wait", "b"]
+
+
+async def test_closing_the_channel_ends_the_calls_that_wait(patient: None) -> None:
+    async with serving() as peer:
+        (first,) = peer.ask("wait")
+        await peer.servicer.entered.wait()
+        waiting = peer.ask("a", "b")
+        await asyncio.sleep(0)
+        await peer.channel.close()
+        async with asyncio.timeout(20):
+            await asyncio.wait([first, *waiting])
+        assert all(each.cancelled() for each in (first, *waiting))
+
+
+async def test_a_long_queue_leaves_in_batches_of_a_bounded_size(
+    patient: None, batches: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_MAX_CALLS", 2)
+    async with serving() as peer:
+        await asyncio.gather(*await peer.ask_behind(*"abcde"))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    batches.clear()
+    monkeypatch.setattr(batching, "_MAX_BYTES", 1)
+    async with serving() as peer:
+        await asyncio.gather(*await peer.ask_behind(*"abc"))
+    assert [len(batch) for batch in batches] == [1, 1, 1]
+
+
+async def error(call: "asyncio.Future[GetResponse]") -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
