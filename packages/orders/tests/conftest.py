@@ -1,6 +1,6 @@
 """Fixtures: a migrated database, a storage on it with a clock of the test's own, a server with a stub."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from souk_contracts.channel import connect
 from souk_contracts.orders.v1 import OrdersStub
 from souk_contracts.server import GrpcServer, ServerSettings
 from souk_orders import SERVICE, __version__
+from souk_orders.book import Delivery
 from souk_orders.database import Database
 from souk_orders.domain import Line, Terms
 from souk_orders.lobby import Lobby
@@ -30,6 +31,22 @@ class StandingClock:
 
     def advance(self, seconds: float) -> None:
         self.now_us += int(seconds * 1_000_000)
+
+
+class IdleRelay:
+    """Has enough to do, and notes when it is woken."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def lease_us(self) -> int:
+        return 0
+
+    def deliver(self, leased: Sequence[Delivery]) -> None:
+        raise AssertionError(f"{leased} was not leased for it")
+
+    def wake(self) -> None:
+        self.woken += 1
 
 
 @pytest.fixture
@@ -85,9 +102,20 @@ def lobby() -> Lobby:
 
 
 @pytest.fixture
-def orders(storage: SqlStorage, lobby: Lobby) -> Orders:
-    """With no relay to wake."""
-    return Orders(storage, lambda: None, lobby, hold_margin_s=10)
+def idle_relay() -> IdleRelay:
+    return IdleRelay()
+
+
+@pytest.fixture
+def wakes(idle_relay: IdleRelay) -> Callable[[], int]:
+    """How often the relay was woken."""
+    return lambda: idle_relay.woken
+
+
+@pytest.fixture
+def orders(storage: SqlStorage, idle_relay: IdleRelay, lobby: Lobby) -> Orders:
+    """With no relay that delivers anything."""
+    return Orders(storage, idle_relay, lobby, hold_margin_s=10)
 
 
 @pytest_asyncio.fixture

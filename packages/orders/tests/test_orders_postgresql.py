@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import Connection, event, func, select, text
 
 from souk_orders import tables
-from souk_orders.book import Participant
+from souk_orders.book import Decided, Participant
 from souk_orders.database import Database
-from souk_orders.domain import Decided, Order, Refusal, Status, StorageUnavailable, Terms
+from souk_orders.domain import Order, Refusal, Status, StorageUnavailable, Terms
 from souk_orders.migrate import migrate
 from souk_orders.relay import OutboxRelay, Reply
 from souk_orders.service import Answered, Cancel, Command, Complete, Create, Lease, Refuse

@@ -109,9 +109,12 @@ async def server(environment: dict[str, str], goods: Goods, points: Points) -> A
 
 @asynccontextmanager
 async def process(
-    environment: dict[str, str], goods_at: str, points_at: str, *, ends: int = 0
+    environment: dict[str, str], goods_at: str, points_at: str, *, ends: int = 0, terminated: bool = False
 ) -> AsyncIterator[tuple[int, str]]:
-    """A serving process, its id and its address; at the end it gets a SIGTERM and must end with a code."""
+    """A serving process, its id and its address; at the end it must end with a code.
+
+    For that it gets a SIGTERM, unless the test has killed or `terminated` it.
+    """
     targets = {"SOUK_RESERVATIONS_TARGET": goods_at, "SOUK_LOYALTY_TARGET": points_at}
     running = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "souk_orders", "serve"),
@@ -127,7 +130,7 @@ async def process(
             pytest.fail("the service ended before it listened")
         reading = asyncio.create_task(running.stderr.read())  # so that its log never fills the pipe
         yield running.pid, f"127.0.0.1:{line.split()[-1]}"
-        if ends == 0:
+        if ends == 0 and not terminated:
             running.send_signal(signal.SIGTERM)
         async with asyncio.timeout(30):
             await reading
@@ -247,7 +250,7 @@ async def test_what_a_killed_process_did_not_tell_its_successor_tells(
 async def test_a_call_that_waits_is_answered_before_the_process_ends(environment: dict[str, str]) -> None:
     nobody = "127.0.0.1:1"
     async with (
-        process(environment, nobody, nobody) as (pid, address),
+        process(environment, nobody, nobody, terminated=True) as (pid, address),
         connect(address, user_agent="test/1.0") as channel,
     ):
         stub = OrdersStub(channel)

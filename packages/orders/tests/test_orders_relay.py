@@ -13,8 +13,9 @@ from sqlalchemy import text
 from souk_orders import __version__
 from souk_orders.book import Participant
 from souk_orders.domain import Order, Refusal, Status, StorageUnavailable, Terms
+from souk_orders.lobby import Lobby
 from souk_orders.relay import CallFailed, OutboxRelay, Reply
-from souk_orders.service import Cancel, Command, Complete, Create, Outcome, Refuse
+from souk_orders.service import Cancel, Command, Complete, Create, Orders, Outcome, Refuse
 from souk_orders.storage import SqlStorage
 
 PRINT = bytes(32)
@@ -419,6 +420,56 @@ async def test_a_running_relay_that_is_woken_sends_at_once(
             assert (order.order_id, order.status) == (order_id, Status.CONFIRMED)
 
 
+async def test_what_is_new_is_delivered_without_a_look_at_the_outbox(
+    relay: OutboxRelay, storage: SqlStorage, outbox: ObservedOutbox, goods: FakeParticipant, terms: Terms
+) -> None:
+    orders = Orders(storage, relay, Lobby(), hold_margin_s=10)
+    order_id, refused_id = str(uuid.uuid4()), str(uuid.uuid4())
+    await orders.create(order_id, PRINT, terms, LATER_US)
+    await orders.refuse(refused_id, PRINT, "c-1", OUT_OF_STOCK)
+    assert (await asyncio.wait_for(outbox.settled.get(), 30)).order_id == order_id
+    while refused_id not in goods.released:
+        await goods.calls.get()
+    relay.stop()
+    await relay.run()
+    assert await relay.run_once() == 0
+
+
+async def test_what_is_delivered_is_leased_and_taken_over_where_its_relay_has_gone(
+    relay: OutboxRelay, make_relay: Relays, storage: SqlStorage, terms: Terms, advance: Callable[[float], None]
+) -> None:
+    order_id = str(uuid.uuid4())
+    await storage.execute([Create(order_id, PRINT, terms, LATER_US, relay.lease_us())])
+    other = make_relay()
+    advance(LEASE_S - 0.001)
+    assert await other.run_once() == 0
+    advance(0.001)
+    assert await other.run_once() == 2
+    assert await status(storage, order_id) is Status.CONFIRMED
+
+
+async def test_a_relay_that_has_enough_to_do_leaves_what_is_new_to_the_others(
+    relay: OutboxRelay,
+    make_relay: Relays,
+    storage: SqlStorage,
+    outbox: ObservedOutbox,
+    goods: FakeParticipant,
+    terms: Terms,
+) -> None:
+    ids = await accepted(storage, terms, count=256)
+    goods.held_back = {order_id: asyncio.Event() for order_id in ids}
+    async with running(relay):
+        for _ in ids:
+            await goods.calls.get()
+        assert relay.lease_us() == 0
+        (new,) = await accepted(storage, terms)
+        assert await make_relay().run_once() >= 1  # loyalty's the first one may have found free
+        assert (await asyncio.wait_for(outbox.settled.get(), 30)).order_id == new
+        for event in goods.held_back.values():
+            event.set()
+    assert relay.lease_us() == 0  # it is stopped, and takes nothing on
+
+
 async def test_a_running_relay_finds_what_nobody_woke_it_for(
     make_relay: Relays, storage: SqlStorage, outbox: ObservedOutbox, terms: Terms
 ) -> None:
@@ -458,7 +509,7 @@ async def test_a_call_that_hangs_does_not_hold_up_what_falls_due_after_it(
 async def test_a_backlog_is_worked_off_without_another_wake(
     relay: OutboxRelay, storage: SqlStorage, outbox: ObservedOutbox, terms: Terms
 ) -> None:
-    ids = await accepted(storage, terms, count=300)
+    ids = await accepted(storage, terms, count=600)
     async with running(relay):
         settled = [await asyncio.wait_for(outbox.settled.get(), 30) for _ in ids]
     assert {order.order_id for order in settled} == set(ids)

@@ -26,7 +26,6 @@ from souk_contracts.orders.v1 import (
 )
 from souk_orders import __version__, domain
 from souk_orders.book import Participant
-from souk_orders.lobby import Lobby
 from souk_orders.service import Answered, Lease, Orders
 from souk_orders.servicer import STATUSES
 from souk_orders.storage import SqlStorage
@@ -262,18 +261,18 @@ async def test_lists_are_filtered_by_customer_and_status(stub: OrdersStub) -> No
     assert ([order.id for order in last.orders], last.next_page_token) == ([ids[0]], "")
 
 
-async def test_what_is_new_to_tell_wakes_the_relay_and_a_replay_does_not(storage: SqlStorage) -> None:
-    woken: list[None] = []
-    orders = Orders(storage, lambda: woken.append(None), Lobby(), hold_margin_s=10)
+async def test_what_is_new_to_tell_wakes_the_relay_and_a_replay_does_not(
+    orders: Orders, wakes: Callable[[], int]
+) -> None:
     line = domain.Line("tea", "Tea", 1, 450)
     terms = domain.Terms("c-1", "EUR", (line,), 0, 0, 0, 0, without_loyalty=False)
     for expected in (1, 1):
         await orders.create(ORDER, PRINT, terms, NOW_US + MARGIN_US)
-        assert len(woken) == expected
+        assert wakes() == expected
     await orders.cancel(ORDER)
-    assert len(woken) == 2
+    assert wakes() == 2
     await orders.refuse(str(uuid.uuid4()), PRINT, "c-1", domain.Refusal("OUT_OF_STOCK", "", {}))
-    assert len(woken) == 3
+    assert wakes() == 3
 
 
 async def test_every_answer_names_the_version(stub: OrdersStub) -> None:

@@ -18,10 +18,9 @@ from sqlalchemy.exc import IntegrityError
 
 from souk_orders import storage as storage_module
 from souk_orders import tables
-from souk_orders.book import Delivery, Kind, Message, OrderBook, Participant
+from souk_orders.book import Decided, Delivery, Kind, Message, OrderBook, Participant
 from souk_orders.database import Conflict, Database, SchemaBehind, SchemaMismatch
 from souk_orders.domain import (
-    Decided,
     KeyReused,
     Order,
     Refusal,

@@ -42,7 +42,7 @@ async def serve(settings: Settings, database: Database) -> None:
         )
         server = GrpcServer(
             ServerSettings(SERVICE, __version__, settings.address),
-            [OrdersServicer(Orders(storage, relay.wake, lobby, hold_margin_s=settings.hold_margin_s))],
+            [OrdersServicer(Orders(storage, relay, lobby, hold_margin_s=settings.hold_margin_s))],
             storage.answers,
         )
         await server.start()

@@ -24,7 +24,6 @@ from enum import StrEnum
 from souk_orders import SERVICE, __version__
 from souk_orders.domain import (
     CANCELLED_BY_CUSTOMER,
-    Decided,
     Decision,
     HistoryEntry,
     HoldExpiring,
@@ -79,6 +78,15 @@ class Delivery:
     decision: Decision
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision as it stands; `replayed` where it had been made before, `leased` what whoever asked is to deliver."""
+
+    decision: Decision
+    replayed: bool
+    leased: tuple[Delivery, ...] = ()
+
+
 class OrderBook:
     """The decisions and messages that a transaction is about, and what may be done to them.
 
@@ -92,26 +100,37 @@ class OrderBook:
         self.history: list[tuple[str, HistoryEntry]] = []
         self._now_us = now_us
 
-    def create(self, order_id: str, fingerprint: bytes, terms: Terms, accept_until_us: int) -> Decided:
-        """Takes an order, or gives what was decided before. Raises KeyReused, HoldExpiring."""
+    def create(
+        self, order_id: str, fingerprint: bytes, terms: Terms, accept_until_us: int, lease_us: int = 0
+    ) -> Decided:
+        """Takes an order, or gives what was decided before. What is new to tell is leased for `lease_us`, if not 0.
+
+        Raises KeyReused, HoldExpiring.
+        """
         if (before := self._decided_before(order_id, fingerprint)) is not None:
             return before
         if self._now_us > accept_until_us:
             raise HoldExpiring(order_id)
         order = Order(order_id, fingerprint, terms, Status.ACCEPTED, "", self._now_us)
         self._settle(order)
-        self._tell(order_id, Participant.RESERVATIONS, Kind.CONFIRM)
-        self._tell(order_id, Participant.LOYALTY, Kind.RELEASE if terms.without_loyalty else Kind.CONFIRM)
-        return Decided(order, replayed=False)
+        goods = self._tell(order_id, Participant.RESERVATIONS, Kind.CONFIRM, lease_us)
+        to_loyalty = Kind.RELEASE if terms.without_loyalty else Kind.CONFIRM
+        points = self._tell(order_id, Participant.LOYALTY, to_loyalty, lease_us)
+        return Decided(
+            order, replayed=False, leased=(Delivery(goods, order), Delivery(points, order)) if lease_us else ()
+        )
 
-    def refuse(self, order_id: str, fingerprint: bytes, customer_id: str, refusal: Refusal) -> Decided:
-        """Refuses an order, or gives what was decided before. Raises KeyReused."""
+    def refuse(
+        self, order_id: str, fingerprint: bytes, customer_id: str, refusal: Refusal, lease_us: int = 0
+    ) -> Decided:
+        """Refuses an order, or gives what was decided before; leases as `create` does. Raises KeyReused."""
         if (before := self._decided_before(order_id, fingerprint)) is not None:
             return before
         refused = RefusedOrder(order_id, fingerprint, customer_id, refusal, self._now_us)
         self.decisions[order_id] = refused
-        self._release(order_id)
-        return Decided(refused, replayed=False)
+        messages = self._release(order_id, lease_us)
+        leased = tuple(Delivery(message, refused) for message in messages) if lease_us else ()
+        return Decided(refused, replayed=False, leased=leased)
 
     def cancel(self, order_id: str) -> Order:
         """Cancels an order that is not completed. Raises UnknownOrder, WrongStatus."""
@@ -206,10 +225,11 @@ class OrderBook:
     def _note(self, order_id: str, step: str, served_by: str, detail: str = "") -> None:
         self.history.append((order_id, HistoryEntry(step, self._now_us, served_by, detail)))
 
-    def _release(self, order_id: str) -> None:
-        for participant in Participant:
-            self._tell(order_id, participant, Kind.RELEASE)
+    def _release(self, order_id: str, lease_us: int = 0) -> list[Message]:
+        return [self._tell(order_id, participant, Kind.RELEASE, lease_us) for participant in Participant]
 
-    def _tell(self, order_id: str, participant: Participant, kind: Kind) -> None:
-        # It takes the place of what is pending for the same participant.
-        self.outbox[order_id, participant] = Message(order_id, participant, kind, self._now_us, self._now_us)
+    def _tell(self, order_id: str, participant: Participant, kind: Kind, lease_us: int) -> Message:
+        now_us = self._now_us
+        message = Message(order_id, participant, kind, now_us, now_us, now_us + lease_us if lease_us else 0)
+        self.outbox[order_id, participant] = message  # in place of what is pending for the same participant
+        return message

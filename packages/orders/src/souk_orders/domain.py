@@ -186,11 +186,3 @@ class RefusedOrder:
 
 
 Decision = Order | RefusedOrder
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """A decision as it stands; `replayed` where it had been made before."""
-
-    decision: Decision
-    replayed: bool

@@ -4,34 +4,39 @@ A use case checks what it is given and hands commands to the storage, which carr
 transaction: so commands go in lists, and each has an outcome of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from souk_orders import limits
-from souk_orders.book import Delivery, Message, Participant
-from souk_orders.domain import Decided, DomainError, HistoryEntry, Order, Refusal, Status, Terms
+from souk_orders.book import Decided, Delivery, Message, Participant
+from souk_orders.domain import DomainError, HistoryEntry, Order, Refusal, Status, Terms
 from souk_orders.lobby import Lobby
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Outcome: Decided, or KeyReused, HoldExpiring (for a new order after `accept_until_us`)."""
+    """Outcome: Decided, or KeyReused, HoldExpiring (for a new order after `accept_until_us`).
+
+    With a `lease_us`, what participants must be told is leased for so long to whoever asked.
+    """
 
     order_id: str
     fingerprint: bytes
     terms: Terms
     accept_until_us: int
+    lease_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Outcome: Decided, or KeyReused."""
+    """Outcome: Decided, or KeyReused. It leases as Create does."""
 
     order_id: str
     fingerprint: bytes
     customer_id: str
     refusal: Refusal
+    lease_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +103,28 @@ class Storage(Protocol):
         """Orders that come after a position, the newest first; of all customers for ""."""
 
 
+class Relay(Protocol):
+    """Who tells the participants what was decided."""
+
+    def lease_us(self) -> int:
+        """For how long to lease what it may be given to deliver; 0 where it has enough to do."""
+
+    def deliver(self, leased: Sequence[Delivery]) -> None:
+        """Takes over what was leased for it."""
+
+    def wake(self) -> None:
+        """Says that there is something new in the outbox, which nobody has leased."""
+
+
 class Orders:
     """The use cases. All raise InvalidArgument for what is out of its range, and StorageUnavailable.
 
-    `wake` is called whenever there is something new to tell the participants; `lobby` is where calls wait for an
-    order to be settled.
+    `relay` gets what is new to tell the participants; `lobby` is where calls wait for an order to be settled.
     """
 
-    def __init__(self, storage: Storage, wake: Callable[[], None], lobby: Lobby, *, hold_margin_s: float) -> None:
+    def __init__(self, storage: Storage, relay: Relay, lobby: Lobby, *, hold_margin_s: float) -> None:
         self._storage = storage
-        self._wake = wake
+        self._relay = relay
         self._lobby = lobby
         self._margin_us = int(hold_margin_s * 1_000_000)
 
@@ -119,6 +136,7 @@ class Orders:
                 limits.fingerprint(fingerprint),
                 limits.terms(terms),
                 holds_expire_at_us - self._margin_us,
+                self._relay.lease_us(),
             )
         )
 
@@ -130,13 +148,14 @@ class Orders:
                 limits.fingerprint(fingerprint),
                 limits.customer_id(customer_id),
                 limits.refusal(refusal),
+                self._relay.lease_us(),
             )
         )
 
     async def cancel(self, order_id: str) -> Order:
         """Raises UnknownOrder, WrongStatus."""
         order = await self._execute(Cancel(limits.order_id(order_id)))
-        self._wake()
+        self._relay.wake()
         self._lobby.call(order_id)
         assert isinstance(order, Order)
         return order
@@ -174,8 +193,10 @@ class Orders:
     async def _decide(self, command: Create | Refuse) -> Decided:
         decided = await self._execute(command)
         assert isinstance(decided, Decided)
-        if not decided.replayed:
-            self._wake()
+        if decided.leased:
+            self._relay.deliver(decided.leased)
+        elif not decided.replayed:
+            self._relay.wake()
         return decided
 
     async def _execute(self, command: Command) -> Outcome:

@@ -179,10 +179,10 @@ def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) 
 def _decide(book: OrderBook, command: Command) -> Outcome:
     try:
         match command:
-            case Create(order_id, fingerprint, terms, accept_until_us):
-                return book.create(order_id, fingerprint, terms, accept_until_us)
-            case Refuse(order_id, fingerprint, customer_id, refusal):
-                return book.refuse(order_id, fingerprint, customer_id, refusal)
+            case Create(order_id, fingerprint, terms, accept_until_us, lease_us):
+                return book.create(order_id, fingerprint, terms, accept_until_us, lease_us)
+            case Refuse(order_id, fingerprint, customer_id, refusal, lease_us):
+                return book.refuse(order_id, fingerprint, customer_id, refusal, lease_us)
             case Cancel(order_id):
                 return book.cancel(order_id)
             case Complete(order_id):
