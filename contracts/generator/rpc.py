@@ -8,12 +8,13 @@ _HEAD = '''"""The calls of {full_name} over grpc.aio. Generated from {source}.""
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
 
 from souk_contracts.channel import DEFAULT_TIMEOUT_S, Caller
-from souk_contracts.handlers import unary
+from souk_contracts.handlers import Batched, each_alone, unary
 from {python_package}.codec import (
 {codecs}
 )
@@ -54,7 +55,7 @@ _SERVICER = '''
 class {name}Servicer:
     """Base of the servers of {full_name}: override what you serve, the rest answers UNIMPLEMENTED.
 
-    Raise `souk_contracts.errors.Refused` to refuse a call.
+    Raise `souk_contracts.errors.Refused` to refuse a call, or return it among the results of several.
     """
 
     SERVICE_NAME = "{full_name}"
@@ -64,6 +65,10 @@ _SERVICER_CALL = '''
     async def {python_name}(self, request: {request}) -> {response}:
         """{comment}"""
         raise NotImplementedError
+
+    async def {python_name}_all(self, requests: Sequence[{request}]) -> Sequence[{response} | Exception]:
+        """Calls of `{python_name}` that came together: what each would return or raise. Override it to be faster."""
+        return await each_alone(self.{python_name}, requests)
 '''
 
 _HANDLER_HEAD = '''
@@ -79,6 +84,18 @@ _HANDLER_CALL = """                "{name}": unary(self.{python_name}, decode_{r
 
 _HANDLER_TAIL = """            },
         )
+"""
+
+_BATCH_HEAD = '''
+    def batched(self) -> Mapping[str, Batched]:
+        """For each method, by its path: how calls that came together are carried out."""
+        return {
+'''
+
+_BATCH_CALL = """            "{path}": Batched(decode_{request}, self.{python_name}_all, encode_{response}),
+"""
+
+_BATCH_TAIL = """        }
 """
 
 
@@ -107,6 +124,9 @@ def rpc_module(file: File) -> str:
             _HANDLER_HEAD,
             *(_HANDLER_CALL.format(**_wire_names(method, snakes)) for method in methods),
             _HANDLER_TAIL,
+            _BATCH_HEAD,
+            *(_BATCH_CALL.format(**_wire_names(method, snakes)) for method in methods),
+            _BATCH_TAIL,
         ]
     )
 

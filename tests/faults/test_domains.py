@@ -247,7 +247,7 @@ class BookMachine(RuleBasedStateMachine):
             if before.status in FINAL:
                 assert after == before
 
-    def decided(self, order_id: str, fingerprint: bytes, decided: domain.Decided) -> None:
+    def decided(self, order_id: str, fingerprint: bytes, decided: book.Decided) -> None:
         """An answer is an order, or the same refusal, for ever."""
         outcome = decided.decision
         answer = outcome if isinstance(outcome, domain.RefusedOrder) else outcome.terms

@@ -1,58 +1,87 @@
-"""The server's end of batches: each call goes to its own handler, as if it had come alone."""
+"""The server's end of batches: calls of a method that came together are carried out together."""
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from souk_contracts.batch.v1 import BatchServicer, CallRequest, CallResponse, Item, Result
+from souk_contracts.batch.v1 import BatchServicer, CallRequest, CallResponse, Result
 from souk_contracts.errors import Refused, plain_status
-from souk_contracts.handlers import failure
-
-
-@dataclass
-class _Lookup:
-    """What a generic handler is asked with."""
-
-    method: str
-    invocation_metadata: tuple[tuple[str, str | bytes], ...] = ()
+from souk_contracts.handlers import Batched, each_alone, failure
 
 
 class Batches(BatchServicer):
-    """Serves `souk.batch.v1.BatchService` for the unary methods of `handlers`."""
+    """Serves `souk.batch.v1.BatchService` for methods that are given by their paths."""
 
-    def __init__(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._handlers = handlers
-        self._methods: dict[str, Any] = {}
+    def __init__(self, methods: Mapping[str, Batched]) -> None:
+        self._methods = methods
 
     async def call(self, request: CallRequest) -> CallResponse:
-        return CallResponse(results=await asyncio.gather(*map(self._result, request.items)))
+        places = defaultdict[str, list[int]](list)
+        for place, item in enumerate(request.items):
+            places[item.method].append(place)
+        results = [Result()] * len(request.items)
 
-    async def _result(self, item: Item) -> Result:
-        try:
-            handler = self._handler(item.method)
-            return Result(response=await handler.unary_unary(handler.request_deserializer(item.request), None))
-        except DecodeError:
-            detail = f"the request of {item.method} cannot be read"
-            return Result(status=plain_status(grpc.StatusCode.INVALID_ARGUMENT, detail))
-        except Refused as refused:
-            return Result(status=refused.status())
-        except Exception as error:  # noqa: BLE001 (`failure` logs it)
-            return Result(status=plain_status(*failure(item.method, error)))
+        async def carry_out(method: str) -> None:
+            found = await self._results(method, [request.items[place].request for place in places[method]])
+            for place, result in zip(places[method], found, strict=True):
+                results[place] = result
 
-    def _handler(self, method: str) -> Any:
-        """The `grpc.RpcMethodHandler`. Raises NotImplementedError."""
-        if method not in self._methods:
-            for each in self._handlers:
-                handler = each.service(_Lookup(method))
-                if handler is not None:
-                    self._methods[method] = handler
-                    break
-            else:
-                raise NotImplementedError
-        return self._methods[method]
+        if len(places) == 1:
+            await carry_out(next(iter(places)))
+        else:
+            await asyncio.gather(*map(carry_out, places))
+        return CallResponse(results=results)
+
+    async def _results(self, method: str, encoded: Sequence[bytes]) -> Sequence[Result]:
+        batched = self._methods.get(method)
+        if batched is None:
+            return [_failed(method, NotImplementedError())] * len(encoded)
+        requests = [_decoded(method, batched, each) for each in encoded]
+        readable = [request for request in requests if not isinstance(request, Result)]
+        answers = iter(await _answers(batched, readable))
+        return [
+            request if isinstance(request, Result) else _result(method, batched, next(answers)) for request in requests
+        ]
+
+
+def _decoded(method: str, batched: Batched, encoded: bytes) -> Any:
+    """The request; or its Result, where it cannot be read."""
+    try:
+        return batched.decode(encoded)
+    except DecodeError:
+        return Result(status=plain_status(grpc.StatusCode.INVALID_ARGUMENT, f"a request of {method} cannot be read"))
+
+
+async def _answers(batched: Batched, requests: Sequence[Any]) -> Sequence[Any]:
+    try:
+        return await batched.answer_all(requests)
+    except Refused as refused:
+        return [refused] * len(requests)
+    except Exception:  # noqa: BLE001 (whatever it is, it may come from one of them and must not spoil the others)
+
+        async def alone(request: Any) -> Any:
+            (answer,) = await batched.answer_all([request])
+            return answer
+
+        return await each_alone(alone, requests)
+
+
+def _result(method: str, batched: Batched, answer: Any) -> Result:
+    if isinstance(answer, Refused):
+        return Result(status=answer.status())
+    if isinstance(answer, Exception):
+        return _failed(method, answer)
+    try:
+        return Result(response=batched.encode(answer))
+    except Exception as error:  # noqa: BLE001 (`failure` logs it)
+        return _failed(method, error)
+
+
+def _failed(method: str, error: Exception) -> Result:
+    return Result(status=plain_status(*failure(method, error)))

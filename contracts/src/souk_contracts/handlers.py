@@ -2,9 +2,10 @@
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 
@@ -28,6 +29,29 @@ def unary(
         return encode(await method(request))
 
     return grpc.unary_unary_rpc_method_handler(call, decode, None)
+
+
+class Batched(NamedTuple):
+    """How calls of one method that came together are carried out."""
+
+    decode: Callable[[bytes], Any]
+    answer_all: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
+    """Gives for each request its response, or the exception that it would raise alone."""
+    encode: Callable[[Any], bytes]
+
+
+async def each_alone(
+    method: Callable[[Request], Awaitable[Response]], requests: Sequence[Request]
+) -> Sequence[Response | Exception]:
+    """Answers several requests as if each had come alone."""
+
+    async def answer(request: Request) -> Response | Exception:
+        try:
+            return await method(request)
+        except Exception as error:  # noqa: BLE001 (it is this call's result)
+            return error
+
+    return await asyncio.gather(*map(answer, requests))
 
 
 def failure(method: str, error: Exception) -> tuple[grpc.StatusCode, str]:

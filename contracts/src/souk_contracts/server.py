@@ -5,7 +5,7 @@ from __future__ import annotations  # the types of grpc are generic for type che
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.errors import Refused
-from souk_contracts.handlers import failure
+from souk_contracts.handlers import Batched, failure
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class Servicer(Protocol):
     SERVICE_NAME: str
 
     def handler(self) -> grpc.GenericRpcHandler: ...
+
+    def batched(self) -> Mapping[str, Batched]: ...
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class GrpcServer:
             ],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        handlers = [servicer.handler() for servicer in servicers]
-        self._server.add_generic_rpc_handlers([*handlers, Batches(handlers).handler()])
+        batches = Batches({path: method for each in servicers for path, method in each.batched().items()})
+        self._server.add_generic_rpc_handlers([servicer.handler() for servicer in (*servicers, batches)])
         reflection.enable_server_reflection(
             [*self._names[1:], Batches.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )

@@ -8,7 +8,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from souk_loyalty import rules
 from souk_loyalty.domain import (
@@ -105,24 +105,27 @@ class Loyalty:
 
     async def place_hold(self, order_id: str, customer_id: str, subtotal: int, redeem_points: int) -> Hold:
         """Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints."""
-        _in_range("subtotal", subtotal, 0, MAX_SUBTOTAL)
-        _in_range("redeem_points", redeem_points, 0, MAX_POINTS)
-        hold = await self._execute(
-            PlaceHold(_order_id(order_id), _customer_id(customer_id), subtotal, redeem_points, self._ttl_us)
-        )
-        assert isinstance(hold, Hold)
-        return hold
+        (outcome,) = await self.place_all([(order_id, customer_id, subtotal, redeem_points)])
+        if isinstance(outcome, DomainError):
+            raise outcome
+        return outcome
+
+    async def place_all(self, wanted: Sequence[tuple[str, str, int, int]]) -> Sequence[Hold | DomainError]:
+        """Places several holds at once. What `place_hold` would raise for one is its outcome, InvalidArgument too."""
+        return await self._execute_all([_place_hold(*each, self._ttl_us) for each in wanted])
 
     async def confirm(
         self, order_id: str, customer_id: str, points_redeemed: int, points_earned: int
     ) -> DomainError | None:
         """Gives None for yes, or why not."""
-        _in_range("points_redeemed", points_redeemed, 0, MAX_POINTS)
-        _in_range("points_earned", points_earned, 0, rules.points_earned(MAX_SUBTOTAL))
-        command = Confirm(_order_id(order_id), _customer_id(customer_id), points_redeemed, points_earned)
-        (outcome,) = await self._storage.execute([command])
-        assert outcome is None or isinstance(outcome, DomainError)
+        (outcome,) = await self.confirm_all([(order_id, customer_id, points_redeemed, points_earned)])
+        if isinstance(outcome, InvalidArgument):
+            raise outcome
         return outcome
+
+    async def confirm_all(self, wanted: Sequence[tuple[str, str, int, int]]) -> Sequence[DomainError | None]:
+        """Confirms for several orders at once; InvalidArgument is the outcome of one that is not as it should be."""
+        return await self._execute_all([_confirm(*each) for each in wanted])
 
     async def release(self, order_id: str) -> None:
         """Always succeeds."""
@@ -169,6 +172,32 @@ class Loyalty:
         if isinstance(outcome, DomainError):
             raise outcome
         return outcome
+
+    async def _execute_all(self, commands: Sequence[Command | InvalidArgument]) -> Sequence[Any]:
+        """Their outcomes; a command that could not be made is its own."""
+        made = [command for command in commands if not isinstance(command, InvalidArgument)]
+        outcomes = iter(await self._storage.execute(made) if made else ())
+        return [command if isinstance(command, InvalidArgument) else next(outcomes) for command in commands]
+
+
+def _place_hold(
+    order_id: str, customer_id: str, subtotal: int, redeem_points: int, ttl_us: int
+) -> PlaceHold | InvalidArgument:
+    try:
+        _in_range("subtotal", subtotal, 0, MAX_SUBTOTAL)
+        _in_range("redeem_points", redeem_points, 0, MAX_POINTS)
+        return PlaceHold(_order_id(order_id), _customer_id(customer_id), subtotal, redeem_points, ttl_us)
+    except InvalidArgument as error:
+        return error
+
+
+def _confirm(order_id: str, customer_id: str, points_redeemed: int, points_earned: int) -> Confirm | InvalidArgument:
+    try:
+        _in_range("points_redeemed", points_redeemed, 0, MAX_POINTS)
+        _in_range("points_earned", points_earned, 0, rules.points_earned(MAX_SUBTOTAL))
+        return Confirm(_order_id(order_id), _customer_id(customer_id), points_redeemed, points_earned)
+    except InvalidArgument as error:
+        return error
 
 
 def _order_id(text: str) -> str:

@@ -1,6 +1,6 @@
 """The service on the wire: messages to the domain and back, errors to statuses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -36,25 +36,26 @@ class LoyaltyServicer(wire.LoyaltyServicer):
 
     async def hold(self, request: wire.HoldRequest) -> wire.HoldResponse:
         with _refusals():
-            hold = await self._loyalty.place_hold(
-                request.order_id, request.customer_id, request.subtotal, request.redeem_points
-            )
-        return wire.HoldResponse(
-            discount_percent=hold.discount_percent,
-            discount=hold.discount,
-            points_redeemed=hold.points_redeemed,
-            points_earned=hold.points_earned,
-            expires_at_us=hold.expires_at_us,
-        )
+            return _held(await self._loyalty.place_hold(*_wanted(request)))
+
+    async def hold_all(self, requests: Sequence[wire.HoldRequest]) -> Sequence[wire.HoldResponse | Refused]:
+        with _refusals():
+            outcomes = await self._loyalty.place_all([_wanted(request) for request in requests])
+        return [
+            _refused(outcome) if isinstance(outcome, domain.DomainError) else _held(outcome) for outcome in outcomes
+        ]
 
     async def confirm(self, request: wire.ConfirmRequest) -> wire.ConfirmResponse:
         with _refusals():
-            refusal = await self._loyalty.confirm(
-                request.order_id, request.customer_id, request.points_redeemed, request.points_earned
-            )
-        if refusal is None:
-            return wire.ConfirmResponse(confirmed=True)
-        return wire.ConfirmResponse(reason=STATUSES[type(refusal)][1], detail=str(refusal))
+            return _confirmed(await self._loyalty.confirm(*_sold(request)))
+
+    async def confirm_all(self, requests: Sequence[wire.ConfirmRequest]) -> Sequence[wire.ConfirmResponse | Refused]:
+        with _refusals():
+            outcomes = await self._loyalty.confirm_all([_sold(request) for request in requests])
+        return [
+            _refused(outcome) if isinstance(outcome, domain.InvalidArgument) else _confirmed(outcome)
+            for outcome in outcomes
+        ]
 
     async def release(self, request: wire.ReleaseRequest) -> wire.ReleaseResponse:
         with _refusals():
@@ -110,9 +111,37 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except domain.DomainError as error:
-        code, reason = STATUSES[type(error)]
-        assert reason.name is not None  # only values that the contract does not name have none
-        raise Refused(code, DOMAIN, reason.name, str(error), error.metadata) from error
+        raise _refused(error) from error
+
+
+def _refused(error: domain.DomainError) -> Refused:
+    code, reason = STATUSES[type(error)]
+    assert reason.name is not None  # only values that the contract does not name have none
+    return Refused(code, DOMAIN, reason.name, str(error), error.metadata)
+
+
+def _confirmed(no: domain.DomainError | None) -> wire.ConfirmResponse:
+    if no is None:
+        return wire.ConfirmResponse(confirmed=True)
+    return wire.ConfirmResponse(reason=STATUSES[type(no)][1], detail=str(no))
+
+
+def _wanted(request: wire.HoldRequest) -> tuple[str, str, int, int]:
+    return request.order_id, request.customer_id, request.subtotal, request.redeem_points
+
+
+def _sold(request: wire.ConfirmRequest) -> tuple[str, str, int, int]:
+    return request.order_id, request.customer_id, request.points_redeemed, request.points_earned
+
+
+def _held(hold: domain.Hold) -> wire.HoldResponse:
+    return wire.HoldResponse(
+        discount_percent=hold.discount_percent,
+        discount=hold.discount,
+        points_redeemed=hold.points_redeemed,
+        points_earned=hold.points_earned,
+        expires_at_us=hold.expires_at_us,
+    )
 
 
 def _tier(tier: wire.Tier) -> rules.Tier:

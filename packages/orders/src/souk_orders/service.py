@@ -85,6 +85,10 @@ Command = Create | Refuse | Cancel | Complete | Lease | Answered | PutOff
 Outcome = Decided | Order | tuple[Delivery, ...] | DomainError | None
 
 
+Wanted = tuple[str, bytes, Terms, int]
+"""Of an order: its id, the request's fingerprint, its terms, and when its holds end (µs since the Unix epoch)."""
+
+
 class Storage(Protocol):
     """Where orders and messages are kept. Every method raises StorageUnavailable when it cannot be reached."""
 
@@ -130,27 +134,33 @@ class Orders:
 
     async def create(self, order_id: str, fingerprint: bytes, terms: Terms, holds_expire_at_us: int) -> Decided:
         """Takes the order, or gives what was decided before. Raises KeyReused, HoldExpiring."""
-        return await self._decide(
-            Create(
-                limits.order_id(order_id),
-                limits.fingerprint(fingerprint),
-                limits.terms(terms),
-                holds_expire_at_us - self._margin_us,
-                self._relay.lease_us(),
-            )
-        )
+        (outcome,) = await self.create_all([(order_id, fingerprint, terms, holds_expire_at_us)])
+        if isinstance(outcome, DomainError):
+            raise outcome
+        return outcome
+
+    async def create_all(self, wanted: Sequence[Wanted]) -> Sequence[Decided | DomainError]:
+        """Takes several orders at once. What `create` would raise for one is its outcome, InvalidArgument too."""
+        commands = [self._create(*each) for each in wanted]
+        made = [command for command in commands if not isinstance(command, DomainError)]
+        outcomes = iter(await self._storage.execute(made) if made else ())
+        decided = [command if isinstance(command, DomainError) else _decided(next(outcomes)) for command in commands]
+        self._tell([each for each in decided if isinstance(each, Decided)])
+        return decided
 
     async def refuse(self, order_id: str, fingerprint: bytes, customer_id: str, refusal: Refusal) -> Decided:
         """Records the refusal, or gives what was decided before. Raises KeyReused."""
-        return await self._decide(
-            Refuse(
-                limits.order_id(order_id),
-                limits.fingerprint(fingerprint),
-                limits.customer_id(customer_id),
-                limits.refusal(refusal),
-                self._relay.lease_us(),
-            )
+        command = Refuse(
+            limits.order_id(order_id),
+            limits.fingerprint(fingerprint),
+            limits.customer_id(customer_id),
+            limits.refusal(refusal),
+            self._relay.lease_us(),
         )
+        decided = await self._execute(command)
+        assert isinstance(decided, Decided)
+        self._tell([decided])
+        return decided
 
     async def cancel(self, order_id: str) -> Order:
         """Raises UnknownOrder, WrongStatus."""
@@ -190,17 +200,30 @@ class Orders:
             return page, ""
         return page, limits.page_token((page[-1].created_at_us, page[-1].order_id))
 
-    async def _decide(self, command: Create | Refuse) -> Decided:
-        decided = await self._execute(command)
-        assert isinstance(decided, Decided)
-        if decided.leased:
-            self._relay.deliver(decided.leased)
-        elif not decided.replayed:
+    def _create(self, order_id: str, fingerprint: bytes, terms: Terms, holds_expire_at_us: int) -> Create | DomainError:
+        try:
+            return Create(
+                limits.order_id(order_id),
+                limits.fingerprint(fingerprint),
+                limits.terms(terms),
+                holds_expire_at_us - self._margin_us,
+                self._relay.lease_us(),
+            )
+        except DomainError as error:
+            return error
+
+    def _tell(self, decided: Sequence[Decided]) -> None:
+        self._relay.deliver([delivery for each in decided for delivery in each.leased])
+        if any(not each.replayed and not each.leased for each in decided):
             self._relay.wake()
-        return decided
 
     async def _execute(self, command: Command) -> Outcome:
         (outcome,) = await self._storage.execute([command])
         if isinstance(outcome, DomainError):
             raise outcome
         return outcome
+
+
+def _decided(outcome: Outcome) -> Decided | DomainError:
+    assert isinstance(outcome, Decided | DomainError)
+    return outcome

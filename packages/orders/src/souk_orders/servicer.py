@@ -1,6 +1,6 @@
 """The service on the wire: messages to the domain and back, errors to statuses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -8,7 +8,8 @@ import grpc
 from souk_contracts.errors import Refused
 from souk_contracts.orders import v1 as wire
 from souk_orders import domain
-from souk_orders.service import Orders
+from souk_orders.book import Decided
+from souk_orders.service import Orders, Wanted
 
 DOMAIN = "orders.souk"
 
@@ -30,23 +31,15 @@ class OrdersServicer(wire.OrdersServicer):
         self._orders = orders
 
     async def create(self, request: wire.CreateRequest) -> wire.CreateResponse:
-        terms = domain.Terms(
-            customer_id=request.customer_id,
-            currency=request.currency,
-            lines=tuple(domain.Line(line.sku, line.name, line.quantity, line.unit_price) for line in request.lines),
-            discount_percent=request.discount_percent,
-            discount=request.discount,
-            points_redeemed=request.points_redeemed,
-            points_earned=request.points_earned,
-            without_loyalty=request.without_loyalty,
-            note=request.note,
-        )
         with _refusals():
-            decided = await self._orders.create(
-                request.order_id, request.fingerprint, terms, request.holds_expire_at_us
-            )
-        order, refusal = _outcome(decided.decision)
-        return wire.CreateResponse(order=order, refusal=refusal, replayed=decided.replayed)
+            return _created(await self._orders.create(*_wanted(request)))
+
+    async def create_all(self, requests: Sequence[wire.CreateRequest]) -> Sequence[wire.CreateResponse | Refused]:
+        with _refusals():
+            outcomes = await self._orders.create_all([_wanted(request) for request in requests])
+        return [
+            _refused(outcome) if isinstance(outcome, domain.DomainError) else _created(outcome) for outcome in outcomes
+        ]
 
     async def refuse(self, request: wire.RefuseRequest) -> wire.RefuseResponse:
         given = request.refusal or wire.Refusal()
@@ -82,9 +75,33 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except domain.DomainError as error:
-        code, reason = STATUSES[type(error)]
-        assert reason.name is not None  # only values that the contract does not name have none
-        raise Refused(code, DOMAIN, reason.name, str(error), error.metadata) from error
+        raise _refused(error) from error
+
+
+def _refused(error: domain.DomainError) -> Refused:
+    code, reason = STATUSES[type(error)]
+    assert reason.name is not None  # only values that the contract does not name have none
+    return Refused(code, DOMAIN, reason.name, str(error), error.metadata)
+
+
+def _wanted(request: wire.CreateRequest) -> Wanted:
+    terms = domain.Terms(
+        customer_id=request.customer_id,
+        currency=request.currency,
+        lines=tuple(domain.Line(line.sku, line.name, line.quantity, line.unit_price) for line in request.lines),
+        discount_percent=request.discount_percent,
+        discount=request.discount,
+        points_redeemed=request.points_redeemed,
+        points_earned=request.points_earned,
+        without_loyalty=request.without_loyalty,
+        note=request.note,
+    )
+    return request.order_id, request.fingerprint, terms, request.holds_expire_at_us
+
+
+def _created(decided: Decided) -> wire.CreateResponse:
+    order, refusal = _outcome(decided.decision)
+    return wire.CreateResponse(order=order, refusal=refusal, replayed=decided.replayed)
 
 
 def _status(status: wire.OrderStatus) -> domain.Status | None:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
 from souk_reservations.domain import (
     MAX_PIECES,
@@ -83,6 +83,9 @@ class ExpireDue:
     limit: int
 
 
+Wanted = tuple[str, Sequence[Line]]
+"""An order's id and its lines."""
+
 Command = Reserve | Confirm | Release | PutItem | RestockItem | ExpireDue
 Outcome = Reservation | Item | int | DomainError | None
 
@@ -112,15 +115,25 @@ class Reservations:
 
     async def reserve(self, order_id: str, lines: Sequence[Line]) -> Reservation:
         """Raises Busy, Settled, UnknownSku, OutOfStock."""
-        reservation = await self._execute(Reserve(_order_id(order_id), _lines(lines), self._ttl_us))
-        assert isinstance(reservation, Reservation)
-        return reservation
+        (outcome,) = await self.reserve_all([(order_id, lines)])
+        if isinstance(outcome, DomainError):
+            raise outcome
+        return outcome
+
+    async def reserve_all(self, wanted: Sequence[Wanted]) -> Sequence[Reservation | DomainError]:
+        """Reserves for several orders. What `reserve` would raise for one is its outcome, InvalidArgument too."""
+        return await self._execute_all([_reserve(*each, self._ttl_us) for each in wanted])
 
     async def confirm(self, order_id: str, lines: Sequence[Line]) -> DomainError | None:
         """Gives None for yes, or why not."""
-        (outcome,) = await self._storage.execute([Confirm(_order_id(order_id), _lines(lines))])
-        assert outcome is None or isinstance(outcome, DomainError)
+        (outcome,) = await self.confirm_all([(order_id, lines)])
+        if isinstance(outcome, InvalidArgument):
+            raise outcome
         return outcome
+
+    async def confirm_all(self, wanted: Sequence[Wanted]) -> Sequence[DomainError | None]:
+        """Confirms for several orders at once; InvalidArgument is the outcome of one that is not as it should be."""
+        return await self._execute_all([_confirm(*each) for each in wanted])
 
     async def release(self, order_id: str) -> None:
         """Always succeeds."""
@@ -175,6 +188,26 @@ class Reservations:
         if isinstance(outcome, DomainError):
             raise outcome
         return outcome
+
+    async def _execute_all(self, commands: Sequence[Command | InvalidArgument]) -> Sequence[Any]:
+        """Their outcomes; a command that could not be made is its own."""
+        made = [command for command in commands if not isinstance(command, InvalidArgument)]
+        outcomes = iter(await self._storage.execute(made) if made else ())
+        return [command if isinstance(command, InvalidArgument) else next(outcomes) for command in commands]
+
+
+def _reserve(order_id: str, lines: Sequence[Line], ttl_us: int) -> Reserve | InvalidArgument:
+    try:
+        return Reserve(_order_id(order_id), _lines(lines), ttl_us)
+    except InvalidArgument as error:
+        return error
+
+
+def _confirm(order_id: str, lines: Sequence[Line]) -> Confirm | InvalidArgument:
+    try:
+        return Confirm(_order_id(order_id), _lines(lines))
+    except InvalidArgument as error:
+        return error
 
 
 def _fitting(items: Sequence[Item]) -> int:

@@ -34,20 +34,27 @@ class ReservationsServicer(wire.ReservationsServicer):
 
     async def reserve(self, request: wire.ReserveRequest) -> wire.ReserveResponse:
         with _refusals():
-            reservation = await self._reservations.reserve(request.order_id, _lines(request.lines))
-        quotes = {quote.sku: quote for quote in reservation.quote}
-        return wire.ReserveResponse(
-            lines=[_quoted_line(quotes[line.sku]) for line in request.lines],
-            currency=self._currency,
-            expires_at_us=reservation.expires_at_us,
-        )
+            return self._reserved(request, await self._reservations.reserve(request.order_id, _lines(request.lines)))
+
+    async def reserve_all(self, requests: Sequence[wire.ReserveRequest]) -> Sequence[wire.ReserveResponse | Refused]:
+        with _refusals():
+            outcomes = await self._reservations.reserve_all([(each.order_id, _lines(each.lines)) for each in requests])
+        return [
+            _refused(outcome) if isinstance(outcome, domain.DomainError) else self._reserved(request, outcome)
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
 
     async def confirm(self, request: wire.ConfirmRequest) -> wire.ConfirmResponse:
         with _refusals():
-            refusal = await self._reservations.confirm(request.order_id, _lines(request.lines))
-        if refusal is None:
-            return wire.ConfirmResponse(confirmed=True)
-        return wire.ConfirmResponse(reason=STATUSES[type(refusal)][1], detail=str(refusal))
+            return _confirmed(await self._reservations.confirm(request.order_id, _lines(request.lines)))
+
+    async def confirm_all(self, requests: Sequence[wire.ConfirmRequest]) -> Sequence[wire.ConfirmResponse | Refused]:
+        with _refusals():
+            outcomes = await self._reservations.confirm_all([(each.order_id, _lines(each.lines)) for each in requests])
+        return [
+            _refused(outcome) if isinstance(outcome, domain.InvalidArgument) else _confirmed(outcome)
+            for outcome in outcomes
+        ]
 
     async def release(self, request: wire.ReleaseRequest) -> wire.ReleaseResponse:
         with _refusals():
@@ -87,6 +94,14 @@ class ReservationsServicer(wire.ReservationsServicer):
             item = await self._reservations.restock_item(request.sku, request.quantity)
         return wire.RestockItemResponse(item=self._item(item))
 
+    def _reserved(self, request: wire.ReserveRequest, reservation: domain.Reservation) -> wire.ReserveResponse:
+        quotes = {quote.sku: quote for quote in reservation.quote}
+        return wire.ReserveResponse(
+            lines=[_quoted_line(quotes[line.sku]) for line in request.lines],
+            currency=self._currency,
+            expires_at_us=reservation.expires_at_us,
+        )
+
     def _item(self, item: domain.Item) -> wire.Item:
         return wire.Item(
             sku=item.sku,
@@ -106,9 +121,19 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except domain.DomainError as error:
-        code, reason = STATUSES[type(error)]
-        assert reason.name is not None  # only values that the contract does not name have none
-        raise Refused(code, DOMAIN, reason.name, str(error), error.metadata) from error
+        raise _refused(error) from error
+
+
+def _refused(error: domain.DomainError) -> Refused:
+    code, reason = STATUSES[type(error)]
+    assert reason.name is not None  # only values that the contract does not name have none
+    return Refused(code, DOMAIN, reason.name, str(error), error.metadata)
+
+
+def _confirmed(no: domain.DomainError | None) -> wire.ConfirmResponse:
+    if no is None:
+        return wire.ConfirmResponse(confirmed=True)
+    return wire.ConfirmResponse(reason=STATUSES[type(no)][1], detail=str(no))
 
 
 def _lines(lines: Sequence[wire.Line]) -> list[domain.Line]:
