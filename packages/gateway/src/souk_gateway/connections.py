@@ -5,17 +5,21 @@ a request that is on its way then fails with a reset, which its client cannot te
 """
 
 import asyncio
+import math
 import socket
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
-from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
 from hypercorn.typing import Framework
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_LOOK_S = 1.0
+"""How often connections are looked through for those that have been idle, or silent, for too long."""
 _LINGER_S = 1.0
 """How long idle connections stay open in a drain, for requests that are on their way."""
 
@@ -37,11 +41,50 @@ class _Farewell:
         await self._app(scope, receive, answer)
 
 
+class _Idle:
+    """Since when a connection waits for a request; in place of a task of hypercorn's for each time that one does."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+
+    async def restart(self, _task_group: object, _action: object) -> None:
+        self.since = asyncio.get_running_loop().time()
+
+    async def stop(self) -> None:
+        self.since = None
+
+
 class _Connection(TCPServer):
+    """hypercorn's, but for its timers: it would start and cancel two tasks for each request to have them.
+
+    See docs/adr/0009-hypercorn.md.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.idle_task: _Idle = _Idle()  # type: ignore[assignment]  # which is all that hypercorn does with it
+        self._read_at = self.loop.time()
+
     async def _read_data(self) -> None:
-        await super()._read_data()
-        # It would keep a connection that its client has closed for as long as one that is idle.
-        await self.idle_task.stop()
+        while not self.reader.at_eof():
+            try:
+                data = await self.reader.read(MAX_RECV)
+            except OSError:
+                break
+            self._read_at = self.loop.time()
+            await self.protocol.handle(RawData(data))
+        await self.protocol.handle(Closed())
+
+    async def close_if_idle(self, idle_s: float = 0.0) -> None:
+        """Says goodbye where there has been no request for so long."""
+        since = self.idle_task.since
+        if since is not None and self.loop.time() - since >= idle_s:
+            await self._initiate_server_close()
+
+    def give_up_if_silent(self, silent_s: float) -> None:
+        """Ends the connection to a client that has sent nothing for so long, amid a request or not."""
+        if self.loop.time() - self._read_at >= silent_s:
+            self.writer.transport.abort()
 
 
 async def serve_http(
@@ -56,19 +99,28 @@ async def serve_http(
     farewell = _Farewell(app)
     wrapped = wrap_app(cast("Framework", farewell), config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
-    connections: set[asyncio.Task[None]] = set()
+    connections: dict[asyncio.Task[None], _Connection] = {}
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
-        connections.add(task)
-        task.add_done_callback(connections.discard)
-        await _Connection(wrapped, loop, config, context, {}, reader, writer)
+        connection = connections[task] = _Connection(wrapped, loop, config, context, {}, reader, writer)
+        task.add_done_callback(connections.pop)
+        await connection
+
+    async def look_after_connections() -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for connection in list(connections.values()):
+                connection.give_up_if_silent(config.read_timeout or math.inf)
+                await connection.close_if_idle(config.keep_alive_timeout)
 
     listener.setblocking(False)
     server = await asyncio.start_server(connected, sock=listener.dup(), backlog=config.backlog)
+    looking = asyncio.create_task(look_after_connections())
     try:
         await shutdown()
     finally:
+        looking.cancel()
         # Closed, it would reset whoever is still in its queue: so they are taken out first, through the other handle.
         server.close()
         queued = _accept_all(listener)
@@ -82,6 +134,8 @@ async def serve_http(
     if connections:
         await asyncio.wait(connections, timeout=_LINGER_S)
     await context.terminated.set()
+    for connection in list(connections.values()):
+        await connection.close_if_idle()
     if connections:
         await asyncio.wait(connections, timeout=config.graceful_timeout)
     for task in connections:

@@ -152,7 +152,7 @@ class Resources:
             headers = {"Location": f"/v1/orders/{outcome.id}"}
             if wait_s is not None and order is not None:
                 headers["Preference-Applied"] = f"wait={wait_s}"
-            answer = json_answer(order_answer(order or outcome), 201, headers)
+            answer = json_answer(order_answer(outcome if order is None else order), 201, headers)
             exchange.about = outcome.id
         if decision.replayed and key is not None:
             answer.headers["Idempotency-Replayed"] = "true"

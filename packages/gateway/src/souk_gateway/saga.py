@@ -202,7 +202,7 @@ class Saga:
 
 
 def _decision(answer: CreateResponse | RefuseResponse) -> Decision:
-    outcome = answer.order or answer.refusal
+    outcome = answer.refusal if answer.order is None else answer.order
     if outcome is None:
         raise Unavailable("orders gave an answer that this gateway does not know")
     return Decision(outcome, answer.replayed)
