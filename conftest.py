@@ -1,8 +1,9 @@
-"""A real PostgreSQL for the tests of all packages: one server, and a database of its own for each test."""
+"""For the tests of all packages: a real PostgreSQL with a database for each test, and the plans of statements."""
 
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -121,3 +123,42 @@ def postgresql() -> Iterator[PostgreSQL]:
         yield server
     finally:
         server.destroy()
+
+
+class Plans:
+    """How a service's database carries out each statement that looks for rows, from here on."""
+
+    def __init__(self, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.all: list[str] = []
+        """For each, its text and the steps that it takes."""
+        rows, change = session.rows, session.change
+
+        def explained_rows(self_: Any, statement: Any, **parameters: object) -> Any:
+            self._explain(self_, statement, parameters)
+            return rows(self_, statement, **parameters)
+
+        def explained_change(self_: Any, statement: Any, parameters: Any) -> None:
+            if parameters:
+                self._explain(self_, statement, parameters[0])
+            change(self_, statement, parameters)
+
+        monkeypatch.setattr(session, "rows", explained_rows)
+        monkeypatch.setattr(session, "change", explained_change)
+
+    @property
+    def reading_all(self) -> list[str]:
+        """Those that read a table from end to end, or sort rows that an index has in order."""
+        return [plan for plan in self.all if re.search(r"Seq Scan|SCAN (?!json_each)|TEMP B-TREE", plan)]
+
+    def _explain(self, session: Any, statement: Any, parameters: Any) -> None:
+        sql, values = statement.compiled(session._dialect)
+        if not sql.startswith("INSERT"):
+            how = "EXPLAIN QUERY PLAN" if session._dialect.name == "sqlite" else "EXPLAIN (COSTS OFF)"
+            steps = session._cursor.execute(f"{how} {sql}", {**values, **parameters}).fetchall()
+            self.all.append("\n".join([sql, *(str(step[-1]) for step in steps)]))
+
+
+@pytest.fixture
+def plans_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Plans]:
+    """Given a service's class Session, collects the plans of its statements."""
+    return lambda session: Plans(session, monkeypatch)

@@ -50,7 +50,7 @@ class Mutation:
         return sources
 
 
-RESERVE = "        reservation = await self._execute(Reserve(_order_id(order_id), _lines(lines), self._ttl_us))\n"
+RESERVE = "        return await self._execute_all([_reserve(*each, self._ttl_us) for each in wanted])\n"
 
 MUTATIONS = [
     Mutation(
@@ -59,10 +59,10 @@ MUTATIONS = [
         (
             Change(
                 "storage.py",
-                "    _save_outbox(connection, old_outbox, book.outbox)\n",
-                '    connection.exec_driver_sql("COMMIT")\n'
-                '    connection.exec_driver_sql("BEGIN IMMEDIATE")\n'
-                "    _save_outbox(connection, old_outbox, book.outbox)\n",
+                "    _save_outbox(session, old_outbox, book.outbox)\n",
+                '    session._cursor.execute("COMMIT")\n'
+                '    session._cursor.execute("BEGIN IMMEDIATE")\n'
+                "    _save_outbox(session, old_outbox, book.outbox)\n",
             ),
         ),
         "tests/faults/test_directed.py"
@@ -88,8 +88,8 @@ MUTATIONS = [
         (
             Change(
                 "storage.py",
-                "_LOCK_ORDERS = _SELECT_ORDERS.order_by(orders.c.order_id).with_for_update()",
-                "_LOCK_ORDERS = _SELECT_ORDERS.order_by(orders.c.order_id)",
+                "_LOCK_ORDERS = Statement(_orders_among.order_by(orders.c.order_id).with_for_update())",
+                "_LOCK_ORDERS = Statement(_orders_among.order_by(orders.c.order_id))",
             ),
         ),
         "packages/orders/tests/test_orders_postgresql.py"
@@ -142,7 +142,7 @@ MUTATIONS = [
             Change(
                 "service.py",
                 RESERVE,
-                "        for line in lines:\n"
+                "        for line in (line for _, lines in wanted for line in lines):\n"
                 "            item = await self._storage.item(line.sku)\n"
                 "            if item.available < line.quantity:\n"
                 "                raise OutOfStock(line.sku, line.quantity, item.available)\n" + RESERVE,

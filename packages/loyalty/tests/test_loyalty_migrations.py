@@ -52,7 +52,7 @@ def migrate_to_0001(url: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(souk_loyalty.__file__).parent / "migrations"))
     database = Database(url)
-    with database.write() as connection:
+    with database.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
     database.close()
@@ -77,7 +77,7 @@ async def test_accounts_and_holds_of_1_0_are_there_after_the_migration_and_go_th
     url_at_0001: str, clock: Clock
 ) -> None:
     database = Database(url_at_0001)
-    with database.write() as connection:
+    with database.begin() as connection:
         connection.execute(INSERT_ACCOUNT_AS_1_0, row_of_1_0(ADA))
         insert_hold_as_1_0(connection, HELD)
     database.close()
@@ -97,22 +97,25 @@ async def test_a_process_of_1_0_goes_on_through_the_migration_and_beside_the_new
     url_at_0001: str, clock: Clock
 ) -> None:
     older = Database(url_at_0001)
-    with older.write() as connection:
+    with older.begin() as connection:
         connection.execute(INSERT_ACCOUNT_AS_1_0, row_of_1_0(ADA))
+    kept = older.engine.connect()
     for _ in range(10):  # so often that the driver prepares the statement
-        with older.read() as connection:
-            seen = connection.execute(SELECT_ACCOUNT_AS_1_0, {"customer_id": "ada"}).one()
+        with kept.begin():
+            seen = kept.execute(SELECT_ACCOUNT_AS_1_0, {"customer_id": "ada"}).one()
     migrate(url_at_0001)
     older.check_schema("0001", "1.0.0")
     bob = Account("bob", "Bob", Tier.SILVER, points=1)
-    with older.write() as connection:
-        assert connection.execute(SELECT_ACCOUNT_AS_1_0, {"customer_id": "ada"}).one() == seen
+    with kept.begin():
+        assert kept.execute(SELECT_ACCOUNT_AS_1_0, {"customer_id": "ada"}).one() == seen
+    kept.close()
+    with older.begin() as connection:
         connection.execute(INSERT_ACCOUNT_AS_1_0, row_of_1_0(bob))
     newer = SqlStorage(Database(url_at_0001), clock)
     try:
         assert await newer.account("bob") == bob
         await newer.execute([PutAccount("bob", "Bob", Tier.GOLD, 5, tier_expires_at_us=77)])
-        with older.write() as connection:
+        with older.begin() as connection:
             connection.execute(UPDATE_ACCOUNT_AS_1_0, {**row_of_1_0(bob), "points": 9})
         assert await newer.account("bob") == Account("bob", "Bob", Tier.SILVER, points=9, tier_expires_at_us=77)
     finally:

@@ -4,19 +4,18 @@ import asyncio
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import select, text
 
 from souk_loyalty.database import Database
 from souk_loyalty.domain import Hold, State, StorageUnavailable
 from souk_loyalty.migrate import migrate
 from souk_loyalty.rules import Tier
-from souk_loyalty.service import Confirm, ExpireDue, PlaceHold, PutAccount, Release
-from souk_loyalty.storage import SqlStorage, _hold, holds
+from souk_loyalty.service import Confirm, PlaceHold, PutAccount, Release
+from souk_loyalty.storage import SqlStorage, holds
 
 
 class Server(Protocol):
@@ -36,13 +35,10 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def all_holds(connection: Connection) -> list[Hold]:
-    return [_hold(row) for row in connection.execute(holds.select())]
-
-
-def deadlocks(connection: Connection) -> int:
-    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    return int(connection.execute(text(query)).scalar_one())
+async def all_holds(storage: SqlStorage) -> list[Hold]:
+    with storage._database.begin() as connection:
+        order_ids = connection.execute(select(holds.c.order_id)).scalars().all()
+    return [await storage.hold(order_id) for order_id in order_ids]
 
 
 async def test_processes_that_use_the_same_accounts_in_any_order_never_lock_each_other_out(
@@ -66,7 +62,7 @@ async def test_processes_that_use_the_same_accounts_in_any_order_never_lock_each
         await asyncio.gather(*(use(opened[n % 2]) for n in range(20)))
 
     held = Counter[str]()
-    for hold in await opened[0]._read(all_holds):
+    for hold in await all_holds(opened[0]):
         if hold.state is State.HELD:
             held[hold.customer_id] += hold.points_redeemed
         elif hold.state is State.CONFIRMED:
@@ -74,7 +70,9 @@ async def test_processes_that_use_the_same_accounts_in_any_order_never_lock_each
     for account in await opened[0].accounts("", 100):
         assert account.points_held == held[account.customer_id]
         assert account.points == 60 - confirmed[account.customer_id]
-    assert await opened[0]._read(deadlocks) == 0
+    with opened[0]._database.begin() as connection:
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert connection.execute(text(deadlocks)).scalar_one() == 0
 
 
 async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storage: SqlStorage) -> None:
@@ -93,46 +91,9 @@ async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storag
     assert await storage.execute([Release(order_id)]) == [None]
 
 
-@contextmanager
-def plans(database: Database) -> Iterator[list[str]]:
-    """How each statement that runs meanwhile is carried out."""
-    found: list[str] = []
-
-    def explain(
-        connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
-    ) -> None:
-        if statement.startswith(("SELECT", "UPDATE")):
-            driver: Any = connection.connection.driver_connection
-            rows = driver.execute(f"EXPLAIN (COSTS OFF) {statement}", parameters[0] if many else parameters)
-            found.append("\n".join([statement, *(row[0] for row in rows)]))
-
-    event.listen(database.engine, "before_cursor_execute", explain)
-    yield found
-    event.remove(database.engine, "before_cursor_execute", explain)
-
-
-async def test_no_statement_reads_through_a_whole_table(storage: SqlStorage, advance: Callable[[float], None]) -> None:
-    await storage.execute([PutAccount(f"c-{n}", "Customer", Tier.SILVER, 60) for n in range(2000)])
-    await storage.execute([Confirm(new_id(), f"c-{n}", 1, 1) for n in range(2000)])
-    await storage.execute([PlaceHold(new_id(), "c-1", 1000, 1, ttl_us=1)])
-    with storage._database.write() as connection:
-        connection.execute(text("ANALYZE"))
-    advance(1)
-    order_id = new_id()
-    with plans(storage._database) as found:
-        await storage.execute([PlaceHold(order_id, "c-7", 1000, 1, ttl_us=10)])
-        await storage.execute([Confirm(order_id, "c-7", 1, 1)])
-        await storage.execute([Release(order_id)])
-        await storage.execute([ExpireDue(100)])
-        await storage.accounts("c-5", 10)
-        await storage.hold(order_id)
-    assert len(found) > 12
-    assert [plan for plan in found if "Seq Scan" in plan] == []
-
-
 def test_customer_ids_are_sorted_by_their_bytes(database_url: str) -> None:
     database = Database(database_url)
-    with database.read() as connection:
+    with database.begin() as connection:
         query = (
             "SELECT collation_name FROM information_schema.columns "
             "WHERE column_name = 'customer_id' AND table_name = 'accounts'"

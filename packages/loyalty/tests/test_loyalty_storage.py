@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import func, select, text, update
 
 from souk_loyalty import storage as storage_module
 from souk_loyalty.database import Database, SchemaBehind, SchemaMismatch
@@ -138,14 +138,12 @@ async def test_the_journal_and_the_confirmed_holds_account_for_every_point(
     await loyalty.confirm(closed, "ada", 1000, 0)
     await loyalty.put_account("ada", "Ada", Tier.SILVER, 45)
 
-    def accounted_for(connection: Connection) -> tuple[int, int]:
-        put_in = select(func.sum(journal.c.points)).where(journal.c.customer_id == "ada")
-        moved = select(func.sum(holds.c.points_earned - holds.c.points_redeemed)).where(
-            holds.c.customer_id == "ada", holds.c.state == "CONFIRMED"
-        )
-        return connection.execute(put_in).scalar_one(), connection.execute(moved).scalar_one()
-
-    put_in, moved = await storage._read(accounted_for)
+    all_put_in = select(func.sum(journal.c.points)).where(journal.c.customer_id == "ada")
+    all_moved = select(func.sum(holds.c.points_earned - holds.c.points_redeemed)).where(
+        holds.c.customer_id == "ada", holds.c.state == "CONFIRMED"
+    )
+    with storage._database.begin() as connection:
+        put_in, moved = connection.execute(all_put_in).scalar_one(), connection.execute(all_moved).scalar_one()
     assert (put_in, moved) == (56, -11)
     assert (await storage.account("ada")).points == put_in + moved
 
@@ -186,7 +184,7 @@ async def test_a_failing_command_leaves_those_beside_it_alone(
 
 async def test_the_database_itself_refuses_to_hold_fewer_than_no_points(storage: SqlStorage) -> None:
     await storage.execute([ADA])
-    with storage._database.write() as connection, pytest.raises(Exception, match="held_is_not_negative"):
+    with pytest.raises(Exception, match="held_is_not_negative"), storage._database.begin() as connection:
         connection.execute(update(storage_module.accounts).values(points_held=-1))
 
 
@@ -269,7 +267,7 @@ async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -
 
 def test_the_migrations_make_what_the_storage_reads_and_writes(database_url: str) -> None:
     database = Database(database_url)
-    with database.read() as connection:
+    with database.begin() as connection:
         difference = compare_metadata(MigrationContext.configure(connection), metadata)
     database.close()
     # One table is the migrations' own.
@@ -288,7 +286,7 @@ def test_a_schema_fits_the_versions_that_it_names_and_later_ones(database_url: s
     database.check_schema(REVISION, "1.0.0")
     with pytest.raises(SchemaBehind, match="needs 9999"):
         database.check_schema("9999", "1.0.0")
-    with database.write() as connection:
+    with database.begin() as connection:
         connection.execute(text("UPDATE schema_support SET revision = '9999', oldest_version = '1.10.0'"))
     database.check_schema(REVISION, "1.10.0")
     with pytest.raises(SchemaMismatch, match=r"run version 1\.10\.0 or later"):

@@ -43,7 +43,7 @@ def migrate_to_0001(url: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(souk_orders.__file__).parent / "migrations"))
     database = Database(url)
-    with database.write() as connection:
+    with database.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
     database.close()
@@ -104,7 +104,7 @@ async def test_orders_of_1_0_are_there_after_the_migration_and_go_their_way(
 ) -> None:
     order = new_order(terms)
     database = Database(url_at_0001)
-    with database.write() as connection:
+    with database.begin() as connection:
         place_as_1_0(connection, order)
     database.close()
     migrate(url_at_0001)
@@ -127,23 +127,25 @@ async def test_a_process_of_1_0_goes_on_through_the_migration_and_beside_the_new
 ) -> None:
     older = Database(url_at_0001)
     before, after = new_order(terms), new_order(terms)
-    with older.write() as connection:
+    with older.begin() as connection:
         place_as_1_0(connection, before)
+    kept = older.engine.connect()
     for _ in range(10):  # so often that the driver prepares the statement
-        with older.read() as connection:
-            seen = read_as_1_0(connection, before.order_id)
+        with kept.begin():
+            seen = read_as_1_0(kept, before.order_id)
     migrate(url_at_0001)
     older.check_schema("0001", "1.0.0")
-    with older.read() as connection:
-        assert read_as_1_0(connection, before.order_id) == seen
-    with older.write() as connection:
+    with kept.begin():
+        assert read_as_1_0(kept, before.order_id) == seen
+    kept.close()
+    with older.begin() as connection:
         place_as_1_0(connection, after)
     newer = SqlStorage(Database(url_at_0001), clock)
     try:
         assert await newer.order(after.order_id) == after
         noted = Create(str(uuid.uuid4()), PRINT, replace(terms, note="Ring twice"), 10**15)
         await newer.execute([noted])
-        with older.write() as connection:
+        with older.begin() as connection:
             assert read_as_1_0(connection, noted.order_id)[4] == terms.customer_id
             status = text("UPDATE orders SET status = 'CANCELLED', status_reason = 'CUSTOMER' WHERE order_id = :key")
             connection.execute(status, {"key": noted.order_id})

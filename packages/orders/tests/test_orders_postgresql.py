@@ -4,13 +4,12 @@ import asyncio
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import pytest
-from sqlalchemy import Connection, event, func, select, text
+from sqlalchemy import select, text
 
 from souk_orders import tables
 from souk_orders.book import Decided, Participant
@@ -68,13 +67,14 @@ def create(order_id: str, terms: Terms) -> Create:
     return Create(order_id, PRINT, terms, LATER_US)
 
 
-def messages(connection: Connection) -> int:
-    return int(connection.execute(select(func.count()).select_from(tables.outbox)).scalar_one())
+def query_one(storage: SqlStorage, query: str) -> Any:
+    with storage._database.begin() as connection:
+        return connection.execute(text(query)).scalar_one()
 
 
-def deadlocks(connection: Connection) -> int:
-    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    return int(connection.execute(text(query)).scalar_one())
+MESSAGES = "SELECT count(*) FROM outbox"
+DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 async def test_two_relays_deliver_each_message_of_one_outbox_once(
@@ -85,7 +85,7 @@ async def test_two_relays_deliver_each_message_of_one_outbox_once(
     relays = [OutboxRelay(storage, clients, period_s=1, timeout_s=2) for storage in opened]
     ids = [new_id() for _ in range(300)]
     placing = [asyncio.create_task(opened[n % 2].execute([create(each, terms)])) for n, each in enumerate(ids)]
-    while not all(task.done() for task in placing) or await opened[0]._read(messages) > 0:
+    while not all(task.done() for task in placing) or query_one(opened[0], MESSAGES) > 0:
         await asyncio.gather(*(relay.run_once() for relay in relays))
     for client in clients.values():
         assert client.twice_at_once == []
@@ -100,7 +100,7 @@ async def test_a_lease_passes_over_what_another_process_has_locked(
     locked, free = new_id(), new_id()
     await first.execute([create(locked, terms), create(free, terms)])
     query = select(tables.orders).where(tables.orders.c.order_id == locked).with_for_update()
-    with first._database.write() as connection:
+    with first._database.begin() as connection:
         connection.execute(query)
         (leased,) = await second.execute([Lease(Participant.LOYALTY, 10, lease_us=1)])
     assert isinstance(leased, tuple)
@@ -134,7 +134,7 @@ async def test_processes_that_decide_settle_and_lease_in_any_order_never_lock_ea
 
     for _ in range(25):
         await asyncio.gather(*(use(opened[n % 2]) for n in range(20)))
-    assert await opened[0]._read(deadlocks) == 0
+    assert query_one(opened[0], DEADLOCKS) == 0
     for order_id in ids:  # one decision each, whoever asks
         outcomes = [(await storage.execute([create(order_id, terms)]))[0] for storage in opened]
         assert outcomes[0] == outcomes[1] or isinstance(outcomes[0], Decided)
@@ -156,56 +156,12 @@ async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storag
     assert await storage.answers()
 
 
-@contextmanager
-def plans(database: Database) -> Iterator[list[str]]:
-    """How each statement that runs meanwhile is carried out."""
-    found: list[str] = []
-
-    def explain(
-        connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
-    ) -> None:
-        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
-            driver: Any = connection.connection.driver_connection
-            rows = driver.execute(f"EXPLAIN (COSTS OFF) {statement}", parameters[0] if many else parameters)
-            found.append("\n".join([statement, *(row[0] for row in rows)]))
-
-    event.listen(database.engine, "before_cursor_execute", explain)
-    yield found
-    event.remove(database.engine, "before_cursor_execute", explain)
-
-
-async def test_no_statement_reads_through_a_whole_table(
-    storage: SqlStorage, terms: Terms, advance: Callable[[float], None]
-) -> None:
-    await storage.execute([create(new_id(), terms) for _ in range(2000)])
-    for participant in Participant:
-        await storage.execute([Lease(participant, 1900, lease_us=1)])
-    with storage._database.write() as connection:
-        connection.execute(text("ANALYZE"))
-    advance(1)
-    order_id = new_id()
-    with plans(storage._database) as found:
-        await storage.execute([create(order_id, terms)])
-        (leased,) = await storage.execute([Lease(Participant.LOYALTY, 8, lease_us=1)])
-        assert isinstance(leased, tuple)
-        await storage.execute([Answered(leased[0].message, no=None), Cancel(order_id)])
-        await storage.order(order_id)
-    assert len(leased) == 8
-    assert len(found) > 8
-    assert [plan for plan in found if "Seq Scan" in plan] == []
-
-
 def test_order_ids_are_sorted_by_their_bytes(database_url: str) -> None:
     database = Database(database_url)
-    with database.read() as connection:
+    with database.begin() as connection:
         query = "SELECT collation_name FROM information_schema.columns WHERE column_name = 'order_id'"
         assert set(connection.execute(text(query)).scalars()) == {"C"}
     database.close()
-
-
-def waits_for_a_lock(connection: Connection) -> bool:
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    return bool(connection.execute(text(query)).scalar_one())
 
 
 async def test_an_order_that_one_process_cancels_is_not_confirmed_by_another_at_the_same_time(
@@ -217,23 +173,23 @@ async def test_an_order_that_one_process_cancels_is_not_confirmed_by_another_at_
     leases = await first.execute([Lease(to, 10, LATER_US) for to in Participant])
     told = [delivery.message for outcome in leases if isinstance(outcome, tuple) for delivery in outcome]
     await first.execute([Answered(told[0], None)])
-    with first._database.write() as connection:
-        carry_out(connection, [Cancel(order_id)], 0)
+    with first._database.write() as session:
+        carry_out(session, [Cancel(order_id)], 0)
         last = asyncio.create_task(second.execute([Answered(told[1], None)]))
         async with asyncio.timeout(30):
-            while not await second._read(waits_for_a_lock):  # noqa: ASYNC110 (the event is in the server)
+            while not query_one(second, WAITING):  # noqa: ASYNC110 (the event is in the server)
                 await asyncio.sleep(0.01)
     await last
     assert (await first.order(order_id)).status is Status.CANCELLED
-    assert await first._read(messages) == 2  # the releases
+    assert query_one(first, MESSAGES) == 2  # the releases
 
 
 def test_a_newer_version_that_migrates_at_the_same_time_is_no_failure(database_url: str) -> None:
     database = Database(database_url)
-    with database.write() as connection:
+    with database.begin() as connection:
         connection.execute(text("UPDATE schema_support SET revision = '0000'"))
     with ThreadPoolExecutor(1) as other:
-        with database.write() as connection:
+        with database.begin() as connection:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(1936684395)")
             waiting = other.submit(migrate, database_url)
             query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")

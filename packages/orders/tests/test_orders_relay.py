@@ -383,7 +383,7 @@ async def test_an_order_that_cannot_be_read_does_not_hold_up_the_others_and_goes
 
 def set_lines(storage: SqlStorage, order_id: str, lines: str) -> str:
     """By hand; gives what stood there."""
-    with storage._database.write() as connection:
+    with storage._database.begin() as connection:
         key = {"key": order_id}
         before = connection.execute(
             text("SELECT CAST(lines AS TEXT) FROM orders WHERE order_id = :key"), key

@@ -8,22 +8,22 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from alembic import command as alembic
-from sqlalchemy import Connection, event, text
+from sqlalchemy import select, text
 
-from souk_reservations.database import Database
+from souk_reservations.database import Conflict, Database
 from souk_reservations.domain import Item, Line, OutOfStock, Reservation, State, StorageUnavailable
 from souk_reservations.environment import BadSetting
 from souk_reservations.migrate import migrate
-from souk_reservations.service import Confirm, ExpireDue, PutItem, Release, Reserve, RestockItem
-from souk_reservations.storage import SqlStorage, _reservation, reservations
+from souk_reservations.service import Confirm, PutItem, Release, Reserve, RestockItem
+from souk_reservations.statements import Statement
+from souk_reservations.storage import SqlStorage, reservations
 
 
 class Server(Protocol):
@@ -77,18 +77,20 @@ async def test_processes_that_want_the_same_items_in_any_order_never_lock_each_o
         )
 
     held, sold = Counter[str](), Counter[str]()
-    for reservation in await opened[0]._read(_all_reservations):
+    for reservation in await _all_reservations(opened[0]):
         counted = {State.HELD: held, State.CONFIRMED: sold}.get(reservation.state, Counter())
         counted.update({line.sku: line.quantity for line in reservation.lines})
     for item in await opened[0].items("", 100):
         assert (item.held, item.sold) == (held[item.sku], sold[item.sku])
-    with opened[0]._database.read() as connection:
+    with opened[0]._database.begin() as connection:
         deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         assert connection.execute(text(deadlocks)).scalar_one() == 0
 
 
-def _all_reservations(connection: Connection) -> list[Reservation]:
-    return [_reservation(row) for row in connection.execute(reservations.select())]
+async def _all_reservations(storage: SqlStorage) -> list[Reservation]:
+    with storage._database.begin() as connection:
+        order_ids = connection.execute(select(reservations.c.order_id)).scalars().all()
+    return [await storage.reservation(order_id) for order_id in order_ids]
 
 
 async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storage: SqlStorage) -> None:
@@ -128,13 +130,13 @@ async def test_a_process_that_stops_amid_a_transaction_holds_up_nobody_for_long(
     await other.execute([PutItem("tea", "Tea", 450, 5)])
 
     async def stop_amid_a_transaction() -> None:
-        with stopped._database.write() as connection:
-            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))  # in place of 5 s
-            connection.execute(text("SELECT * FROM items FOR UPDATE"))
+        with stopped._database.write() as session:
+            session.rows(Statement(text("SELECT set_config('idle_in_transaction_session_timeout', '100ms', true)")))
+            session.rows(Statement(text("SELECT * FROM items FOR UPDATE")))
             assert isinstance((await other.execute([RestockItem("tea", 1)]))[0], Item)
-            connection.execute(text("SELECT 1"))
+            session.rows(Statement(text("SELECT 1")))
 
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(Conflict):
         await stop_amid_a_transaction()
 
 
@@ -166,52 +168,14 @@ async def test_a_restart_amid_writes_loses_nothing_that_was_answered(
     enough.set()
     await asyncio.gather(*buyers)
     answered |= {answers.get_nowait() for _ in range(answers.qsize())}
-    there = {each.order_id for each in await opened[0]._read(_all_reservations)}
+    there = {each.order_id for each in await _all_reservations(opened[0])}
     assert answered <= there <= tries
     assert (await opened[0].item("tea")).sold == len(there)
 
 
-@contextmanager
-def plans(database: Database) -> Iterator[list[str]]:
-    """How each statement that runs meanwhile is carried out."""
-    found: list[str] = []
-
-    def explain(
-        connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
-    ) -> None:
-        if statement.startswith(("SELECT", "UPDATE")):
-            driver: Any = connection.connection.driver_connection
-            rows = driver.execute(f"EXPLAIN (COSTS OFF) {statement}", parameters[0] if many else parameters)
-            found.append("\n".join([statement, *(row[0] for row in rows)]))
-
-    event.listen(database.engine, "before_cursor_execute", explain)
-    yield found
-    event.remove(database.engine, "before_cursor_execute", explain)
-
-
-async def test_no_statement_reads_through_a_whole_table(storage: SqlStorage, advance: Callable[[float], None]) -> None:
-    ids = [new_id() for _ in range(2000)]
-    await storage.execute([PutItem(f"item-{n}", "Item", 1, 100) for n in range(2000)])
-    await storage.execute([Confirm(each, (Line(f"item-{n}", 1),)) for n, each in enumerate(ids)])
-    await storage.execute([Reserve(new_id(), (Line("item-1", 1),), ttl_us=1)])
-    with storage._database.write() as connection:
-        connection.execute(text("ANALYZE"))
-    advance(1)
-    order_id, lines = new_id(), (Line("item-7", 1), Line("item-8", 2))
-    with plans(storage._database) as found:
-        await storage.execute([Reserve(order_id, lines, ttl_us=10)])
-        await storage.execute([Confirm(order_id, lines)])
-        await storage.execute([Release(order_id)])
-        await storage.execute([ExpireDue(100)])
-        await storage.items("item-5", 10)
-        await storage.reservation(order_id)
-    assert len(found) > 12
-    assert [plan for plan in found if "Seq Scan" in plan] == []
-
-
 def test_skus_are_sorted_by_their_bytes(database_url: str) -> None:
     database = Database(database_url)
-    with database.read() as connection:
+    with database.begin() as connection:
         query = (
             "SELECT collation_name FROM information_schema.columns WHERE column_name = 'sku' AND table_name = 'items'"
         )
@@ -232,7 +196,7 @@ def test_several_may_migrate_at_once(postgresql: Server, monkeypatch: pytest.Mon
     with monkeypatch.context() as patched, ThreadPoolExecutor(2) as others:
         patched.setattr(alembic, "upgrade", watched)
         database = Database(url)
-        with database.write() as connection:
+        with database.begin() as connection:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(1936684395)")
             waiting = [others.submit(migrate, url) for _ in range(2)]
             query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
@@ -285,7 +249,7 @@ def test_a_url_of_another_kind_is_told_without_the_password(url: str) -> None:
 
 def test_a_service_on_sqlite_does_not_load_the_driver(tmp_path: Path) -> None:
     code = (
-        "import sys; from souk_reservations.database import Database; Database('sqlite:///s.db').read().__enter__(); "
+        "import sys; from souk_reservations.database import Database; Database('sqlite:///s.db').read(lambda _: None); "
         "sys.exit('psycopg' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import func, select, text, update
 
 from souk_reservations import storage as storage_module
 from souk_reservations.database import Database, SchemaBehind, SchemaMismatch
@@ -127,10 +127,9 @@ async def test_the_journal_accounts_for_every_piece(storage: SqlStorage, reserva
     await reservations.put_item("tea", "Tea", 450, 40)
     item = await storage.item("tea")
 
-    def journalled(connection: Connection) -> int:
-        return int(connection.execute(select(func.sum(journal.c.pieces))).scalar_one())
-
-    assert await storage._read(journalled) == item.on_hand + item.sold == 45
+    with storage._database.begin() as connection:
+        journalled = connection.execute(select(func.sum(journal.c.pieces))).scalar_one()
+    assert journalled == item.on_hand + item.sold == 45
 
 
 async def test_a_failing_command_leaves_those_beside_it_alone(
@@ -156,7 +155,7 @@ async def test_a_failing_command_leaves_those_beside_it_alone(
 
 async def test_the_database_itself_refuses_to_hold_more_than_there_is(storage: SqlStorage) -> None:
     await storage.execute([TEA])
-    with storage._database.write() as connection, pytest.raises(Exception, match="held_is_on_hand"):
+    with pytest.raises(Exception, match="held_is_on_hand"), storage._database.begin() as connection:
         connection.execute(update(storage_module.items).values(held=51))
 
 
@@ -245,7 +244,7 @@ async def test_the_janitor_outlives_whatever_happens(
 
 def test_the_migrations_make_what_the_storage_reads_and_writes(database_url: str) -> None:
     database = Database(database_url)
-    with database.read() as connection:
+    with database.begin() as connection:
         difference = compare_metadata(MigrationContext.configure(connection), metadata)
     database.close()
     # One table is the migrations' own.
@@ -265,7 +264,7 @@ def test_a_schema_fits_the_versions_that_it_names_and_later_ones(database_url: s
     database.check_schema(REVISION, "1.0.0")
     with pytest.raises(SchemaBehind, match="needs 9999"):
         database.check_schema("9999", "1.0.0")
-    with database.write() as connection:
+    with database.begin() as connection:
         connection.execute(text("UPDATE schema_support SET revision = '9999', oldest_version = '1.10.0'"))
     database.check_schema(REVISION, "1.10.0")
     with pytest.raises(SchemaMismatch, match=r"run version 1\.10\.0 or later"):

@@ -1,23 +1,22 @@
 """Accounts and holds in a database, by SQLAlchemy Core."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    Connection,
     Index,
     Integer,
     MetaData,
-    Select,
     String,
     Table,
     bindparam,
     insert,
+    literal_column,
     select,
     update,
 )
@@ -43,6 +42,7 @@ from souk_loyalty.service import (
     PutAccount,
     Release,
 )
+from souk_loyalty.statements import Among, Row, Session, Statement
 from souk_loyalty.writer import Clock, Writer, system_clock
 
 REVISION = "0002"
@@ -81,7 +81,9 @@ holds = Table(
     Column("expires_at_us", BigInteger, nullable=False),
     CheckConstraint("0 <= points_redeemed AND 0 <= points_earned", name="points_are_not_negative"),
 )
-_is_held = holds.c.state == "HELD"  # only holds fall due, and they are few
+# Only holds fall due, and they are few. A literal, since an index for some of the rows is used only where a query
+# names the same condition.
+_is_held = holds.c.state == literal_column("'HELD'")
 Index("holds_due", holds.c.expires_at_us, sqlite_where=_is_held, postgresql_where=_is_held)
 
 journal = Table(
@@ -93,35 +95,43 @@ journal = Table(
     Column("at_us", BigInteger, nullable=False),
 )
 
-_UPDATE_ACCOUNT = (
+_all_accounts = select(accounts)
+_accounts_among = _all_accounts.where(Among(accounts.c.customer_id))
+_holds_among = select(holds).where(Among(holds.c.order_id))
+# In the order of their keys, so that two processes never wait for each other.
+_LOCK_ACCOUNTS = Statement(_accounts_among.order_by(accounts.c.customer_id).with_for_update())
+_LOCK_HOLDS = Statement(_holds_among.order_by(holds.c.order_id).with_for_update())
+_SELECT_ACCOUNTS = Statement(_accounts_among)
+_SELECT_HOLDS = Statement(_holds_among)
+_SELECT_DUE = Statement(
+    select(holds.c.order_id)
+    .where(_is_held, holds.c.expires_at_us <= bindparam("now_us"))
+    .order_by(holds.c.expires_at_us)
+    .limit(bindparam("limit"))
+)
+_SELECT_PAGE = Statement(
+    _all_accounts.where(accounts.c.customer_id > bindparam("after"))
+    .order_by(accounts.c.customer_id)
+    .limit(bindparam("limit"))
+)
+_INSERT_ACCOUNT = Statement(insert(accounts).inline())
+_INSERT_HOLD = Statement(insert(holds).inline())
+_INSERT_JOURNAL = Statement(
+    insert(journal).inline().values({name: bindparam(name) for name in ("customer_id", "points", "at_us")})
+)
+_UPDATE_ACCOUNT = Statement(
     update(accounts)
     .where(accounts.c.customer_id == bindparam("key"))
     .values({column.name: bindparam(column.name) for column in accounts.c if not column.primary_key})
 )
-_UPDATE_HOLD = (
+_UPDATE_HOLD = Statement(
     update(holds)
     .where(holds.c.order_id == bindparam("key"))
     .values({column.name: bindparam(column.name) for column in holds.c if not column.primary_key})
 )
-_SELECT_HOLDS = select(holds).where(holds.c.order_id.in_(bindparam("keys", expanding=True)))
-_SELECT_ACCOUNTS = select(accounts).where(accounts.c.customer_id.in_(bindparam("keys", expanding=True)))
-# In the order of their keys, so that two processes never wait for each other.
-_LOCK_HOLDS = _SELECT_HOLDS.order_by(holds.c.order_id).with_for_update()
-_LOCK_ACCOUNTS = _SELECT_ACCOUNTS.order_by(accounts.c.customer_id).with_for_update()
-_SELECT_DUE = (
-    select(holds.c.order_id)
-    .where(holds.c.state == "HELD", holds.c.expires_at_us <= bindparam("now_us"))
-    .order_by(holds.c.expires_at_us)
-    .limit(bindparam("limit"))
-)
-_SELECT_PAGE = (
-    select(accounts)
-    .where(accounts.c.customer_id > bindparam("after"))
-    .order_by(accounts.c.customer_id)
-    .limit(bindparam("limit"))
-)
 
 Result = TypeVar("Result")
+Entity = TypeVar("Entity")
 
 
 class SqlStorage:
@@ -138,24 +148,22 @@ class SqlStorage:
 
     async def hold(self, order_id: str) -> Hold:
         """See the port."""
-        rows = await self._read(lambda connection: _load_holds(connection, _SELECT_HOLDS, [order_id]))
-        if order_id not in rows:
+        found = await self._read(lambda session: _load(session, _SELECT_HOLDS, [order_id], _hold))
+        if order_id not in found:
             raise UnknownHold(order_id)
-        return rows[order_id]
+        return found[order_id]
 
     async def account(self, customer_id: str) -> Account:
         """See the port."""
-        rows = await self._read(lambda connection: _load_accounts(connection, _SELECT_ACCOUNTS, [customer_id]))
-        if customer_id not in rows:
+        found = await self._read(lambda session: _load(session, _SELECT_ACCOUNTS, [customer_id], _account))
+        if customer_id not in found:
             raise UnknownCustomer(customer_id)
-        return rows[customer_id]
+        return found[customer_id]
 
     async def accounts(self, after: str, limit: int) -> Sequence[Account]:
         """See the port."""
         return await self._read(
-            lambda connection: [
-                _account(row) for row in connection.execute(_SELECT_PAGE, {"after": after, "limit": limit})
-            ]
+            lambda session: [_account(row) for row in session.rows(_SELECT_PAGE, after=after, limit=limit)]
         )
 
     async def answers(self) -> bool:
@@ -172,15 +180,11 @@ class SqlStorage:
         self._readers.shutdown()
         self._database.close()
 
-    async def _read(self, query: Callable[[Connection], Result]) -> Result:
-        def run() -> Result:
-            with self._database.read() as connection:
-                return query(connection)
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+    async def _read(self, query: Callable[[Session], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._database.read, query)
 
 
-def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
+def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
     """Locks what the commands are about, lets the domain decide, and writes what it changed.
 
     A row that is not there cannot be locked. Who writes it runs into whoever else does, and sees theirs at the next
@@ -190,22 +194,23 @@ def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) 
     order_ids = {c.order_id for c in commands if isinstance(c, PlaceHold | Confirm | Release)}
     for command in commands:
         if isinstance(command, ExpireDue):
-            order_ids.update(connection.execute(_SELECT_DUE, {"now_us": now_us, "limit": command.limit}).scalars())
-    old_holds = _load_holds(connection, _LOCK_HOLDS, order_ids)
+            order_ids.update(order_id for (order_id,) in session.rows(_SELECT_DUE, now_us=now_us, limit=command.limit))
+    old_holds = _load(session, _LOCK_HOLDS, order_ids, _hold)
     customer_ids = {c.customer_id for c in commands if isinstance(c, PlaceHold | Confirm | PutAccount)}
     customer_ids.update(hold.customer_id for hold in old_holds.values())
-    old_accounts = _load_accounts(connection, _LOCK_ACCOUNTS, customer_ids)
+    old_accounts = _load(session, _LOCK_ACCOUNTS, customer_ids, _account)
 
     ledger = Ledger(old_accounts, old_holds)
     outcomes = [_decide(ledger, command, now_us) for command in commands]
 
-    if _load_holds(connection, _SELECT_HOLDS, order_ids - ledger.holds.keys()):
+    if session.rows_among(_SELECT_HOLDS, order_ids - ledger.holds.keys()):
         raise Conflict
-    _save(connection, accounts, _UPDATE_ACCOUNT, old_accounts, ledger.accounts, _account_row)
-    _save(connection, holds, _UPDATE_HOLD, old_holds, ledger.holds, _hold_row)
-    if ledger.journal:
-        rows = [{"customer_id": entry.customer_id, "points": entry.points, "at_us": now_us} for entry in ledger.journal]
-        connection.execute(insert(journal), rows)
+    _save(session, _INSERT_ACCOUNT, _UPDATE_ACCOUNT, old_accounts, ledger.accounts, _account_row)
+    _save(session, _INSERT_HOLD, _UPDATE_HOLD, old_holds, ledger.holds, _hold_row)
+    session.change(
+        _INSERT_JOURNAL,
+        [{"customer_id": entry.customer_id, "points": entry.points, "at_us": now_us} for entry in ledger.journal],
+    )
     return outcomes
 
 
@@ -227,24 +232,29 @@ def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
         return refusal
 
 
-def _load_accounts(connection: Connection, query: Select[Any], customer_ids: Iterable[str]) -> dict[str, Account]:
-    keys = list(customer_ids)
-    rows = connection.execute(query, {"keys": keys}) if keys else ()
-    return {row.customer_id: _account(row) for row in rows}
+def _load(
+    session: Session, query: Statement, keys: Collection[str], entity: Callable[[Row], Entity]
+) -> dict[str, Entity]:
+    return {row[0]: entity(row) for row in session.rows_among(query, keys)}
 
 
-def _load_holds(connection: Connection, query: Select[Any], order_ids: Iterable[str]) -> dict[str, Hold]:
-    keys = list(order_ids)
-    rows = connection.execute(query, {"keys": keys}) if keys else ()
-    return {row.order_id: _hold(row) for row in rows}
+def _account(row: Row) -> Account:
+    customer_id, name, tier, points, points_held, tier_expires_at_us = row
+    return Account(customer_id, name, Tier(tier), points, points_held, tier_expires_at_us)
 
 
-def _account(row: Any) -> Account:
-    return Account(row.customer_id, row.name, Tier(row.tier), row.points, row.points_held, row.tier_expires_at_us)
+def _hold(row: Row) -> Hold:
+    order_id, state, *rest = row
+    return Hold(order_id, State(state), *rest)
+
+
+# Rows for changes name their key twice: a column to insert, a parameter to find it by.
 
 
 def _account_row(account: Account) -> dict[str, object]:
     return {
+        "key": account.customer_id,
+        "customer_id": account.customer_id,
         "name": account.name,
         "tier": account.tier.value,
         "points": account.points,
@@ -253,23 +263,10 @@ def _account_row(account: Account) -> dict[str, object]:
     }
 
 
-def _hold(row: Any) -> Hold:
-    return Hold(
-        order_id=row.order_id,
-        state=State(row.state),
-        customer_id=row.customer_id,
-        subtotal=row.subtotal,
-        redeem_points=row.redeem_points,
-        discount_percent=row.discount_percent,
-        discount=row.discount,
-        points_redeemed=row.points_redeemed,
-        points_earned=row.points_earned,
-        expires_at_us=row.expires_at_us,
-    )
-
-
 def _hold_row(hold: Hold) -> dict[str, object]:
     return {
+        "key": hold.order_id,
+        "order_id": hold.order_id,
         "state": hold.state.value,
         "customer_id": hold.customer_id,
         "subtotal": hold.subtotal,
@@ -282,23 +279,16 @@ def _hold_row(hold: Hold) -> dict[str, object]:
     }
 
 
-Entity = TypeVar("Entity")
-
-
 def _save(
-    connection: Connection,
-    table: Table,
-    update_by_key: Any,
-    old: dict[str, Entity],
-    new: dict[str, Entity],
+    session: Session,
+    insert: Statement,
+    update: Statement,
+    old: Mapping[str, Entity],
+    new: Mapping[str, Entity],
     row: Callable[[Entity], dict[str, object]],
 ) -> None:
     """Entities are immutable: what changed is another object than the one that was loaded."""
-    (key,) = table.primary_key
+    changed = {key: entity for key, entity in new.items() if entity is not old.get(key)}
     # Sorted, as in the locks: an insert waits for another's insert of the same key.
-    added = [{key.name: name, **row(entity)} for name, entity in sorted(new.items()) if name not in old]
-    changed = [{"key": name, **row(entity)} for name, entity in new.items() if name in old and entity is not old[name]]
-    if added:
-        connection.execute(insert(table), added)
-    if changed:
-        connection.execute(update_by_key, changed)
+    session.change(insert, [row(changed[key]) for key in sorted(changed.keys() - old.keys())])
+    session.change(update, [row(entity) for key, entity in changed.items() if key in old])

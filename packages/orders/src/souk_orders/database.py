@@ -5,17 +5,21 @@ The same file stands in every service that has a database; see docs/adr/0003-one
 
 import fcntl
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn, TypeVar
 
-from sqlalchemy import URL, Connection, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy import URL, Connection, NullPool, PoolProxiedConnection, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from . import SERVICE
 from .domain import DomainError, StorageUnavailable
 from .environment import BadSetting
+from .statements import Session
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,10 @@ _CONFLICTS = frozenset({"23505", "40001", "40P01"})
 
 
 class Conflict(StorageUnavailable):
-    """Another process changed the same at the same time. Nothing was changed here, and a second try will see it."""
+    """Another process changed the same at the same time, or the connection was lost before the commit.
+
+    Nothing was changed here, and a second try will see what is the case.
+    """
 
 
 class SchemaMismatch(Exception):
@@ -57,42 +64,55 @@ class Database:
 
     Several processes may share a SQLite file (WAL, synchronous=FULL). Their writers take turns by an flock on a file
     beside it, since SQLite's own busy handler lets one of them starve. On PostgreSQL they lock the rows that they are
-    about (READ COMMITTED); a lost connection is noticed, and replaced by the next transaction.
+    about (READ COMMITTED). Connections are kept from one transaction to the next.
     """
 
     def __init__(self, url: str) -> None:
         parsed = _parsed(url)
         self.embedded = parsed.get_backend_name() == "sqlite"
         if self.embedded:
-            self.engine = create_engine(parsed)
+            self.engine = create_engine(parsed, poolclass=NullPool, paramstyle="named")
             self._lock_path = Path(f"{parsed.database}.lock")
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             connect = {name: value for name, value in _POSTGRESQL.items() if name not in parsed.query}
             self.engine = create_engine(
-                parsed, connect_args=connect, isolation_level="READ COMMITTED", pool_pre_ping=True
+                parsed, connect_args=connect, isolation_level="READ COMMITTED", poolclass=NullPool
             )
             event.listen(self.engine, "connect", _configure_postgresql)
             logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what it raises as well
+        self._driver = self.engine.dialect.loaded_dbapi
+        self._kept: list[PoolProxiedConnection] = []
+        self._writing = threading.Lock()
+        self._lock_file: IO[str] | None = None
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> Iterator[Session]:
         """One transaction; committed at the end, rolled back if anything is raised.
 
         On SQLite it is alone among all processes; on PostgreSQL it has to lock what it is about to change. Raises
         StorageUnavailable; where that is no Conflict, the commit may have been carried out, its answer lost.
         """
-        with _translated(), self._turn():
-            connection = self.engine.connect().execution_options(souk_writes=True)
-            with connection, _clean(connection), connection.begin():
-                yield connection
+        with self._turn(), self._transaction("BEGIN IMMEDIATE") as session:
+            yield session
+
+    def read(self, query: Callable[[Session], Result]) -> Result:
+        """What the query gives; each of its statements sees one state of the database. Raises StorageUnavailable."""
+        try:
+            with self._transaction("BEGIN") as session:
+                return query(session)
+        except Conflict:  # the server was restarted, and took the connections that were kept with it
+            with self._transaction("BEGIN") as session:
+                return query(session)
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A connection to read with; each statement sees one state of the database. Raises StorageUnavailable."""
-        with _translated(), self.engine.connect() as connection, _clean(connection), connection.begin():
-            yield connection
+    def begin(self) -> Iterator[Connection]:
+        """One transaction as `write` makes it, on SQLAlchemy's own connection: for migrations."""
+        with self._turn(), self._translated():
+            connection = self.engine.connect().execution_options(souk_writes=True)
+            with connection, connection.begin():
+                yield connection
 
     def check_schema(self, revision: str, version: str, connection: Connection | None = None) -> None:
         """Raises SchemaMismatch unless a service of `version`, made for `revision`, can work on this database.
@@ -100,7 +120,7 @@ class Database:
         A migration writes down the oldest version that still works with what it makes, so a schema that is newer
         than the service is no obstacle by itself. A `connection` is used where there is one, and what it has locked.
         """
-        with self.read() if connection is None else nullcontext(connection) as connection:
+        with self._translated(), self.engine.connect() if connection is None else nullcontext(connection) as connection:
             if not self.engine.dialect.has_table(connection, "schema_support"):
                 raise SchemaBehind("the database is empty; run the `migrate` command first")
             query = text("SELECT service, revision, oldest_version FROM schema_support")
@@ -121,44 +141,89 @@ class Database:
 
     def close(self) -> None:
         """Closes all connections."""
-        self.engine.dispose()
+        self._close_kept()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+    def _close_kept(self) -> None:
+        while self._kept:
+            self._kept.pop().invalidate()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Session]:
+        """On a connection that was kept, or a new one. Raises StorageUnavailable."""
+        with self._translated():
+            try:
+                proxy = self._kept.pop()
+            except IndexError:
+                proxy = self.engine.raw_connection()
+        connection: Any = proxy.driver_connection
+        committing = False
+        try:
+            if self.embedded:  # psycopg begins by itself
+                connection.execute(begin)
+            yield Session(connection, self.engine.dialect)
+            committing = True
+            connection.commit()
+        except DomainError:
+            connection.rollback()
+            self._kept.append(proxy)
+            raise
+        except self._driver.Error as error:
+            is_lost = self.embedded or connection.closed
+            if is_lost:
+                proxy.invalidate()
+            else:
+                connection.rollback()
+                self._kept.append(proxy)
+            if is_lost and not self.embedded and not committing:
+                self._close_kept()  # they are as old
+                raise Conflict from error
+            self._raise(error)
+        except BaseException:  # what nobody foresaw: whatever state it is in, it is over
+            with suppress(self._driver.Error):
+                connection.rollback()
+            proxy.invalidate()
+            raise
+        else:
+            self._kept.append(proxy)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         if not self.embedded:
             yield
             return
+        with self._writing:  # an flock does not tell the threads of a process apart
+            try:
+                if self._lock_file is None:
+                    self._lock_file = self._lock_path.open("w")
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise StorageUnavailable from error
+            try:
+                yield
+            finally:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """For connecting, and for what goes by SQLAlchemy's own connections."""
         try:
-            file = self._lock_path.open("w")
-        except OSError as error:
-            raise StorageUnavailable from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file lets go of it
             yield
+        except DBAPIError as error:
+            self._raise(error.orig or error)
+        except self._driver.Error as error:
+            self._raise(error)
 
-
-@contextmanager
-def _clean(connection: Connection) -> Iterator[None]:
-    """Gives a connection up after what nobody foresaw: a result that was half read would keep it at an old snapshot."""
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, DomainError | DBAPIError):
-            connection.invalidate()
-        raise
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) in _CONFLICTS:
+    def _raise(self, error: BaseException) -> NoReturn:
+        if getattr(error, "sqlstate", None) in _CONFLICTS:
             raise Conflict from error
-        if isinstance(error, IntegrityError | DataError | ProgrammingError | NotSupportedError):  # our own mistake
-            raise
+        driver = self._driver
+        ours = (driver.IntegrityError, driver.DataError, driver.ProgrammingError, driver.NotSupportedError)
+        if isinstance(error, ours):  # our own mistake
+            raise error
         # A full disk, a lost connection, a file that is no database, a password that is wrong: which it is stays here.
-        log.warning("the database does not answer: %s", " ".join(str(error.orig).split()))
+        log.warning("the database does not answer: %s", " ".join(str(error).split()))
         raise StorageUnavailable from error
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import cache
+from typing import TypeVar
 
-from sqlalchemy import Connection, Select, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import bindparam, delete, insert, select, tuple_, update
 
 from souk_orders import tables
 from souk_orders.book import Message, OrderBook, Participant
@@ -25,42 +26,28 @@ from souk_orders.service import (
     PutOff,
     Refuse,
 )
-from souk_orders.tables import history, is_order, orders, outbox
+from souk_orders.statements import Among, Session, Statement
+from souk_orders.tables import ORDER_COLUMNS, history, is_order, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
 REVISION = "0002"
 """The newest migration that this module knows; see `migrations/`."""
 
-_UPDATE_ORDER = (
-    update(orders)
-    .where(orders.c.order_id == bindparam("key"))
-    .values({name: bindparam(name) for name in ("status", "status_reason")})
-)
-_IS_MESSAGE = (outbox.c.order_id == bindparam("key")) & (outbox.c.participant == bindparam("to"))
-_UPDATE_MESSAGE = (
-    update(outbox)
-    .where(_IS_MESSAGE)
-    .values({column.name: bindparam(column.name) for column in outbox.c if not column.primary_key})
-)
-_PUT_OFF = (
-    update(outbox)
-    .where(_IS_MESSAGE)
-    .values(due_at_us=bindparam("due"), attempts=outbox.c.attempts + 1, last_error=bindparam("error"))
-)
-_DELETE_MESSAGE = delete(outbox).where(_IS_MESSAGE)
-_SELECT_ORDERS = select(orders).where(orders.c.order_id.in_(bindparam("keys", expanding=True)))
+_one_message = (outbox.c.order_id == bindparam("key")) & (outbox.c.participant == bindparam("to"))
+_all_orders = select(*ORDER_COLUMNS)
+_orders_among = _all_orders.where(Among(orders.c.order_id))
 # In the order of their keys, so that two processes never wait for each other. An order's row stands for its messages,
 # too: whoever is about to change one has locked the other.
-_LOCK_ORDERS = _SELECT_ORDERS.order_by(orders.c.order_id).with_for_update()
-_SELECT_OUTBOX = select(outbox).where(outbox.c.order_id.in_(bindparam("keys", expanding=True)))
-_SELECT_HISTORY = (
+_LOCK_ORDERS = Statement(_orders_among.order_by(orders.c.order_id).with_for_update())
+_SELECT_ORDERS = Statement(_orders_among)
+_SELECT_OUTBOX = Statement(select(outbox).where(Among(outbox.c.order_id)))
+_SELECT_HISTORY = Statement(
     select(history.c.step, history.c.at_us, history.c.served_by, history.c.detail)
     .where(history.c.order_id == bindparam("key"))
     .order_by(history.c.id)
 )
-_LOCK_DUE = (
-    select(orders)
-    .join(outbox)
+_due_orders = (
+    _all_orders.join(outbox)
     .where(
         outbox.c.participant == bindparam("to"),
         outbox.c.due_at_us <= bindparam("now_us"),
@@ -70,6 +57,31 @@ _LOCK_DUE = (
     .limit(bindparam("limit"))
     .with_for_update(of=orders, skip_locked=True)
 )
+_LOCK_DUE = Statement(_due_orders)
+_LOCK_DUE_IDS = Statement(_due_orders.with_only_columns(orders.c.order_id))
+_INSERT_ORDER = Statement(insert(orders).inline())
+_INSERT_MESSAGE = Statement(insert(outbox).inline())
+_INSERT_HISTORY = Statement(
+    insert(history)
+    .inline()
+    .values({column.name: bindparam(column.name) for column in history.c if not column.primary_key})
+)
+_UPDATE_ORDER = Statement(
+    update(orders)
+    .where(orders.c.order_id == bindparam("key"))
+    .values({name: bindparam(name) for name in ("status", "status_reason")})
+)
+_UPDATE_MESSAGE = Statement(
+    update(outbox)
+    .where(_one_message)
+    .values({column.name: bindparam(column.name) for column in outbox.c if not column.primary_key})
+)
+_PUT_OFF = Statement(
+    update(outbox)
+    .where(_one_message)
+    .values(due_at_us=bindparam("due"), attempts=outbox.c.attempts + 1, last_error=bindparam("error"))
+)
+_DELETE_MESSAGE = Statement(delete(outbox).where(_one_message))
 
 _UNREADABLE = (TypeError, ValueError, LookupError, AttributeError)
 """What reading a row raises that somebody has spoilt."""
@@ -95,21 +107,28 @@ class SqlStorage:
 
     async def order(self, order_id: str) -> Order:
         """See the port."""
-        return await self._read(lambda connection: _load_order(connection, order_id))
+        return await self._read(lambda session: _load_order(session, order_id))
 
     async def order_with_history(self, order_id: str) -> tuple[Order, Sequence[HistoryEntry]]:
         """See the port."""
 
-        def query(connection: Connection) -> tuple[Order, Sequence[HistoryEntry]]:
-            order = _load_order(connection, order_id)
-            return order, [HistoryEntry(*row) for row in connection.execute(_SELECT_HISTORY, {"key": order_id})]
+        def query(session: Session) -> tuple[Order, Sequence[HistoryEntry]]:
+            order = _load_order(session, order_id)
+            return order, [HistoryEntry(*row) for row in session.rows(_SELECT_HISTORY, key=order_id)]
 
         return await self._read(query)
 
     async def orders(self, customer_id: str, status: Status | None, after: Position, limit: int) -> Sequence[Order]:
         """See the port."""
-        query = page_query(customer_id, status, after, limit)
-        return await self._read(lambda connection: [tables.order(row) for row in connection.execute(query)])
+        created_at_us, order_id = after
+        page = _page(bool(customer_id), status is not None)
+        filters = {"customer_id": customer_id, "status": "" if status is None else status.value}
+
+        def query(session: Session) -> Sequence[Order]:
+            rows = session.rows(page, created_at_us=created_at_us, order_id=order_id, limit=limit, **filters)
+            return [order for order in map(tables.decision, rows) if isinstance(order, Order)]
+
+        return await self._read(query)
 
     async def answers(self) -> bool:
         """Whether the database can be written: an empty transaction goes the way of every other."""
@@ -125,26 +144,24 @@ class SqlStorage:
         self._readers.shutdown()
         self._database.close()
 
-    async def _read(self, query: Callable[[Connection], Result]) -> Result:
-        def run() -> Result:
-            with self._database.read() as connection:
-                return query(connection)
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+    async def _read(self, query: Callable[[Session], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._database.read, query)
 
 
-def page_query(customer_id: str, status: Status | None, after: Position, limit: int) -> Select[Any]:
+@cache
+def _page(of_a_customer: bool, of_a_status: bool) -> Statement:
     """A stretch of an index, whatever the filters: no sort, and nothing that is left out again."""
     position = tuple_(orders.c.created_at_us, orders.c.order_id)
-    query = select(orders).where(is_order, position < tuple_(*after))
-    if customer_id:
-        query = query.where(orders.c.customer_id == customer_id)
-    if status is not None:
-        query = query.where(orders.c.status == status.value)
-    return query.order_by(orders.c.created_at_us.desc(), orders.c.order_id.desc()).limit(limit)
+    query = _all_orders.where(is_order, position < tuple_(bindparam("created_at_us"), bindparam("order_id")))
+    if of_a_customer:
+        query = query.where(orders.c.customer_id == bindparam("customer_id"))
+    if of_a_status:
+        query = query.where(orders.c.status == bindparam("status"))
+    newest_first = query.order_by(orders.c.created_at_us.desc(), orders.c.order_id.desc())
+    return Statement(newest_first.limit(bindparam("limit")))
 
 
-def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
+def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
     """Locks what the commands are about, lets the domain decide, and writes what it changed.
 
     A row that is not there cannot be locked: who inserts it runs into whoever else does, and sees theirs at the next
@@ -160,19 +177,19 @@ def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) 
                 order_ids.add(message.order_id)
             case _:
                 order_ids.add(command.order_id)
-    old_decisions = _load_decisions(connection, _LOCK_ORDERS, order_ids)
+    old_decisions = _load_decisions(session, _LOCK_ORDERS, order_ids)
     for participant, limit in wanted.items():
         # The other commands may each take one away.
-        old_decisions.update(_load_due(connection, participant, now_us, limit + len(commands)))
-    old_outbox = _load_outbox(connection, old_decisions)
+        old_decisions.update(_load_due(session, participant, now_us, limit + len(commands)))
+    messages = map(tables.message, session.rows_among(_SELECT_OUTBOX, old_decisions))
+    old_outbox = {(message.order_id, message.participant): message for message in messages}
 
     book = OrderBook(old_decisions, old_outbox.values(), now_us)
     outcomes = [_decide(book, command) for command in commands]
 
-    _save_decisions(connection, old_decisions, book.decisions)
-    _save_outbox(connection, old_outbox, book.outbox)
-    if book.history:
-        connection.execute(insert(history), [tables.history_row(*step) for step in book.history])
+    _save_decisions(session, old_decisions, book.decisions)
+    _save_outbox(session, old_outbox, book.outbox)
+    session.change(_INSERT_HISTORY, [tables.history_row(*step) for step in book.history])
     return outcomes
 
 
@@ -198,82 +215,56 @@ def _decide(book: OrderBook, command: Command) -> Outcome:
         return refusal
 
 
-def _load_order(connection: Connection, order_id: str) -> Order:
-    order = _load_decisions(connection, _SELECT_ORDERS, [order_id]).get(order_id)
+def _load_order(session: Session, order_id: str) -> Order:
+    order = _load_decisions(session, _SELECT_ORDERS, [order_id]).get(order_id)
     if not isinstance(order, Order):
         raise UnknownOrder(order_id)
     return order
 
 
-def _load_decisions(connection: Connection, query: Select[Any], order_ids: Iterable[str]) -> dict[str, Decision]:
-    keys = list(order_ids)
-    if not keys:
-        return {}
-    with connection.execute(query, {"keys": keys}) as rows:
-        return {row.order_id: tables.decision(row) for row in rows}
+def _load_decisions(session: Session, query: Statement, order_ids: Collection[str]) -> dict[str, Decision]:
+    return {row[0]: tables.decision(row) for row in session.rows_among(query, order_ids)}
 
 
-def _load_due(connection: Connection, to: Participant, now_us: int, limit: int) -> dict[str, Decision]:
+def _load_due(session: Session, to: Participant, now_us: int, limit: int) -> dict[str, Decision]:
     """Locks what is due. An order that cannot be read is put off, so that it holds up none of the others."""
-    due = {"to": to.value, "now_us": now_us, "limit": limit}
     try:
-        with connection.execute(_LOCK_DUE, due) as rows:
-            return {row.order_id: tables.decision(row) for row in rows}
+        rows = session.rows(_LOCK_DUE, to=to.value, now_us=now_us, limit=limit)
+        return {row[0]: tables.decision(row) for row in rows}
     except _UNREADABLE:
         readable = {}
-        for order_id in connection.execute(_LOCK_DUE.with_only_columns(orders.c.order_id), due).scalars().all():
+        for (order_id,) in session.rows(_LOCK_DUE_IDS, to=to.value, now_us=now_us, limit=limit):
             try:
-                readable.update(_load_decisions(connection, _SELECT_ORDERS, [order_id]))
+                readable.update(_load_decisions(session, _SELECT_ORDERS, [order_id]))
             except _UNREADABLE as error:
                 log.warning("order %s cannot be read, so %s cannot be told of it: %s", order_id, to, error)
                 reason = f"the order cannot be read: {error}"[:500]
-                message = {"key": order_id, "to": to.value, "due": now_us + _UNREADABLE_DELAY_US, "error": reason}
-                connection.execute(_PUT_OFF, message)
+                due = now_us + _UNREADABLE_DELAY_US
+                session.change(_PUT_OFF, [{"key": order_id, "to": to.value, "due": due, "error": reason}])
         return readable
-
-
-def _load_outbox(connection: Connection, order_ids: Iterable[str]) -> dict[tuple[str, Participant], Message]:
-    keys = list(order_ids)
-    rows = connection.execute(_SELECT_OUTBOX, {"keys": keys}) if keys else ()
-    return {(message.order_id, message.participant): message for message in map(tables.message, rows)}
 
 
 # Entities are immutable: what changed is another object than the one that was loaded.
 
 
-def _save_decisions(connection: Connection, old: dict[str, Decision], new: dict[str, Decision]) -> None:
+def _save_decisions(session: Session, old: Mapping[str, Decision], new: Mapping[str, Decision]) -> None:
     # Sorted, as in the locks: an insert waits for another's insert of the same key.
-    added = [tables.order_row(decision) for order_id, decision in sorted(new.items()) if order_id not in old]
+    session.change(_INSERT_ORDER, [tables.order_row(new[order_id]) for order_id in sorted(new.keys() - old.keys())])
     changed = [
         {"key": order_id, "status": order.status.value, "status_reason": order.status_reason}
         for order_id, order in new.items()
-        if isinstance(order, Order) and order_id in old and order is not old[order_id]
+        if isinstance(order, Order) and order is not old.get(order_id, order)
     ]
-    if added:
-        connection.execute(insert(orders), added)
-    if changed:
-        connection.execute(_UPDATE_ORDER, changed)
+    session.change(_UPDATE_ORDER, changed)
 
 
 def _save_outbox(
-    connection: Connection,
-    old: dict[tuple[str, Participant], Message],
-    new: dict[tuple[str, Participant], Message],
+    session: Session,
+    old: Mapping[tuple[str, Participant], Message],
+    new: Mapping[tuple[str, Participant], Message],
 ) -> None:
-    added = [
-        {"order_id": order_id, "participant": to.value, **tables.message_row(message)}
-        for (order_id, to), message in new.items()
-        if (order_id, to) not in old
-    ]
-    changed = [
-        {"key": order_id, "to": to.value, **tables.message_row(message)}
-        for (order_id, to), message in new.items()
-        if (order_id, to) in old and message is not old[order_id, to]
-    ]
-    answered = [{"key": order_id, "to": to.value} for order_id, to in old if (order_id, to) not in new]
-    if added:
-        connection.execute(insert(outbox), added)
-    if changed:
-        connection.execute(_UPDATE_MESSAGE, changed)
-    if answered:
-        connection.execute(_DELETE_MESSAGE, answered)
+    session.change(_INSERT_MESSAGE, [tables.message_row(message) for key, message in new.items() if key not in old])
+    changed = [message for key, message in new.items() if message is not old.get(key, message)]
+    session.change(_UPDATE_MESSAGE, [tables.message_row(message) for message in changed])
+    answered = [{"key": order_id, "to": to.value} for order_id, to in old.keys() - new.keys()]
+    session.change(_DELETE_MESSAGE, answered)

@@ -1,6 +1,6 @@
 """The tables, and their rows as the domain sees them."""
 
-from typing import Any
+import json
 
 from sqlalchemy import (
     JSON,
@@ -15,11 +15,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    cast,
     literal_column,
 )
 
 from souk_orders.book import Kind, Message, Participant
 from souk_orders.domain import Decision, HistoryEntry, Line, Order, Refusal, RefusedOrder, Status, Terms
+from souk_orders.statements import Row
 
 REFUSED = "REFUSED"
 """The status of rows that hold a refusal."""
@@ -48,6 +50,9 @@ orders = Table(
     Column("created_at_us", BigInteger, nullable=False),
     Column("note", Text, nullable=False, server_default=""),  # empty for none; version 1.0 does not write it
 )
+
+ORDER_COLUMNS = [cast(column, Text) if isinstance(column.type, JSON) else column for column in orders.c]
+"""What is read of an order: JSON as text."""
 
 # A literal, since an index for some of the rows is used only where a query names the same condition.
 is_order = orders.c.status != literal_column("'REFUSED'")
@@ -87,30 +92,27 @@ history = Table(
 Index("history_by_order", history.c.order_id)
 
 
-def decision(row: Any) -> Decision:
-    """What was decided."""
-    if row.status != REFUSED:
-        return order(row)
-    return RefusedOrder(row.order_id, row.fingerprint, row.customer_id, Refusal(*row.refusal), row.created_at_us)
-
-
-def order(row: Any) -> Order:
-    """An order, from a row that is not REFUSED."""
+def decision(row: Row) -> Decision:
+    """What was decided, from a row of `ORDER_COLUMNS`."""
+    order_id, fingerprint, status, reason, customer_id, currency, lines, *figures, refusal, created_at_us, note = row
+    if status == REFUSED:
+        return RefusedOrder(order_id, fingerprint, customer_id, Refusal(*json.loads(refusal)), created_at_us)
+    percent, discount, redeemed, earned, without_loyalty = figures
     terms = Terms(
-        row.customer_id,
-        row.currency,
-        tuple(Line(*line) for line in row.lines),
-        row.discount_percent,
-        row.discount,
-        row.points_redeemed,
-        row.points_earned,
-        row.without_loyalty,
-        row.note,
+        customer_id,
+        currency,
+        tuple(Line(*line) for line in json.loads(lines)),
+        percent,
+        discount,
+        redeemed,
+        earned,
+        bool(without_loyalty),
+        note,
     )
-    return Order(row.order_id, row.fingerprint, terms, Status(row.status), row.status_reason, row.created_at_us)
+    return Order(order_id, fingerprint, terms, Status(status), reason, created_at_us)
 
 
-def message(row: Any) -> Message:
+def message(row: Row) -> Message:
     """What a participant must be told."""
     order_id, participant, kind, *rest = row
     return Message(order_id, Participant(participant), Kind(kind), *rest)
@@ -132,21 +134,25 @@ def order_row(decision: Decision) -> dict[str, object]:
         "status_reason": status_reason,
         "customer_id": terms.customer_id,
         "currency": terms.currency,
-        "lines": [[line.sku, line.name, line.quantity, line.unit_price] for line in terms.lines],
+        "lines": json.dumps([[line.sku, line.name, line.quantity, line.unit_price] for line in terms.lines]),
         "discount_percent": terms.discount_percent,
         "discount": terms.discount,
         "points_redeemed": terms.points_redeemed,
         "points_earned": terms.points_earned,
         "without_loyalty": terms.without_loyalty,
-        "refusal": refusal,
+        "refusal": None if refusal is None else json.dumps(refusal),
         "created_at_us": decision.created_at_us,
         "note": terms.note,
     }
 
 
 def message_row(message: Message) -> dict[str, object]:
-    """What may change in a message; its key stays."""
+    """A row, new or changed: its key stands there twice, as columns to insert and as parameters to find it by."""
     return {
+        "key": message.order_id,
+        "to": message.participant.value,
+        "order_id": message.order_id,
+        "participant": message.participant.value,
         "kind": message.kind.value,
         "created_at_us": message.created_at_us,
         "due_at_us": message.due_at_us,

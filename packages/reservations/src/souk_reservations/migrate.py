@@ -28,7 +28,7 @@ def migrate(url: str) -> None:
     A database that a newer version has migrated is left alone. Raises StorageUnavailable, and SchemaMismatch where
     that version does not let this one work on it.
     """
-    with closing(Database(url)) as database, database.write() as connection:
+    with closing(Database(url)) as database, database.begin() as connection:
         for statement in () if database.embedded else _ALONE:
             connection.exec_driver_sql(statement)
         try:

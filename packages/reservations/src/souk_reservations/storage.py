@@ -1,25 +1,26 @@
 """Items and reservations in a database, by SQLAlchemy Core."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
     Column,
-    Connection,
     Index,
     Integer,
     MetaData,
-    Select,
     String,
     Table,
     Text,
     bindparam,
+    cast,
     insert,
+    literal_column,
     select,
     update,
 )
@@ -47,6 +48,7 @@ from souk_reservations.service import (
     Reserve,
     RestockItem,
 )
+from souk_reservations.statements import Among, Row, Session, Statement
 from souk_reservations.writer import Clock, Writer, system_clock
 
 REVISION = "0002"
@@ -79,7 +81,9 @@ reservations = Table(
     Column("quote", JSON, nullable=False),  # [[name, unit_price], …] of the lines, while they are HELD
     Column("expires_at_us", BigInteger, nullable=False),
 )
-_is_held = reservations.c.state == "HELD"  # only holds fall due, and they are few
+# Only holds fall due, and they are few. A literal, since an index for some of the rows is used only where a query
+# names the same condition.
+_is_held = reservations.c.state == literal_column("'HELD'")
 Index("reservations_due", reservations.c.expires_at_us, sqlite_where=_is_held, postgresql_where=_is_held)
 
 journal = Table(
@@ -91,30 +95,44 @@ journal = Table(
     Column("at_us", BigInteger, nullable=False),
 )
 
-_UPDATE_ITEM = (
-    update(items)
-    .where(items.c.sku == bindparam("key"))
-    .values({name: bindparam(name) for name in ("name", "unit_price", "on_hand", "held", "sold", "description")})
+_all_items = select(items)
+_all_reservations = select(
+    *(cast(column, Text) if isinstance(column.type, JSON) else column for column in reservations.c)
 )
-_UPDATE_RESERVATION = (
-    update(reservations)
-    .where(reservations.c.order_id == bindparam("key"))
-    .values({name: bindparam(name) for name in ("state", "lines", "quote", "expires_at_us")})
-)
-_SELECT_RESERVATIONS = select(reservations).where(reservations.c.order_id.in_(bindparam("keys", expanding=True)))
-_SELECT_ITEMS = select(items).where(items.c.sku.in_(bindparam("keys", expanding=True)))
+_items_among = _all_items.where(Among(items.c.sku))
+_reservations_among = _all_reservations.where(Among(reservations.c.order_id))
 # In the order of their keys, so that two processes never wait for each other.
-_LOCK_RESERVATIONS = _SELECT_RESERVATIONS.order_by(reservations.c.order_id).with_for_update()
-_LOCK_ITEMS = _SELECT_ITEMS.order_by(items.c.sku).with_for_update()
-_SELECT_DUE = (
+_LOCK_ITEMS = Statement(_items_among.order_by(items.c.sku).with_for_update())
+_LOCK_RESERVATIONS = Statement(_reservations_among.order_by(reservations.c.order_id).with_for_update())
+_SELECT_ITEMS = Statement(_items_among)
+_SELECT_RESERVATIONS = Statement(_reservations_among)
+_SELECT_DUE = Statement(
     select(reservations.c.order_id)
-    .where(reservations.c.state == "HELD", reservations.c.expires_at_us <= bindparam("now_us"))
+    .where(_is_held, reservations.c.expires_at_us <= bindparam("now_us"))
     .order_by(reservations.c.expires_at_us)
     .limit(bindparam("limit"))
 )
-_SELECT_PAGE = select(items).where(items.c.sku > bindparam("after")).order_by(items.c.sku).limit(bindparam("limit"))
+_SELECT_PAGE = Statement(
+    _all_items.where(items.c.sku > bindparam("after")).order_by(items.c.sku).limit(bindparam("limit"))
+)
+_INSERT_ITEM = Statement(insert(items).inline())
+_INSERT_RESERVATION = Statement(insert(reservations).inline())
+_INSERT_JOURNAL = Statement(
+    insert(journal).inline().values({c.name: bindparam(c.name) for c in journal.c if c.name != "id"})
+)
+_UPDATE_ITEM = Statement(
+    update(items)
+    .where(items.c.sku == bindparam("key"))
+    .values({column.name: bindparam(column.name) for column in items.c if not column.primary_key})
+)
+_UPDATE_RESERVATION = Statement(
+    update(reservations)
+    .where(reservations.c.order_id == bindparam("key"))
+    .values({column.name: bindparam(column.name) for column in reservations.c if not column.primary_key})
+)
 
 Result = TypeVar("Result")
+Entity = TypeVar("Entity")
 
 
 class SqlStorage:
@@ -131,24 +149,22 @@ class SqlStorage:
 
     async def reservation(self, order_id: str) -> Reservation:
         """See the port."""
-        rows = await self._read(lambda connection: _load_reservations(connection, _SELECT_RESERVATIONS, [order_id]))
-        if order_id not in rows:
+        found = await self._read(lambda session: _load(session, _SELECT_RESERVATIONS, [order_id], _reservation))
+        if order_id not in found:
             raise UnknownReservation(order_id)
-        return rows[order_id]
+        return found[order_id]
 
     async def item(self, sku: str) -> Item:
         """See the port."""
-        rows = await self._read(lambda connection: _load_items(connection, _SELECT_ITEMS, [sku]))
-        if sku not in rows:
+        found = await self._read(lambda session: _load(session, _SELECT_ITEMS, [sku], _item))
+        if sku not in found:
             raise UnknownSku(sku)
-        return rows[sku]
+        return found[sku]
 
     async def items(self, after: str, limit: int) -> Sequence[Item]:
         """See the port."""
         return await self._read(
-            lambda connection: [
-                Item(**row) for row in connection.execute(_SELECT_PAGE, {"after": after, "limit": limit}).mappings()
-            ]
+            lambda session: [_item(row) for row in session.rows(_SELECT_PAGE, after=after, limit=limit)]
         )
 
     async def answers(self) -> bool:
@@ -165,15 +181,11 @@ class SqlStorage:
         self._readers.shutdown()
         self._database.close()
 
-    async def _read(self, query: Callable[[Connection], Result]) -> Result:
-        def run() -> Result:
-            with self._database.read() as connection:
-                return query(connection)
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+    async def _read(self, query: Callable[[Session], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._database.read, query)
 
 
-def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
+def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
     """Locks what the commands are about, lets the domain decide, and writes what it changed.
 
     A row that is not there cannot be locked. Who writes it runs into whoever else does, and sees theirs at the next
@@ -183,23 +195,23 @@ def carry_out(connection: Connection, commands: Sequence[Command], now_us: int) 
     order_ids = {c.order_id for c in commands if isinstance(c, Reserve | Confirm | Release)}
     for command in commands:
         if isinstance(command, ExpireDue):
-            order_ids.update(connection.execute(_SELECT_DUE, {"now_us": now_us, "limit": command.limit}).scalars())
-    old_reservations = _load_reservations(connection, _LOCK_RESERVATIONS, order_ids)
+            order_ids.update(order_id for (order_id,) in session.rows(_SELECT_DUE, now_us=now_us, limit=command.limit))
+    old_reservations = _load(session, _LOCK_RESERVATIONS, order_ids, _reservation)
     skus = {c.sku for c in commands if isinstance(c, PutItem | RestockItem)}
     skus.update(line.sku for c in commands if isinstance(c, Reserve | Confirm) for line in c.lines)
     skus.update(line.sku for reservation in old_reservations.values() for line in reservation.lines)
-    old_items = _load_items(connection, _LOCK_ITEMS, skus)
+    old_items = _load(session, _LOCK_ITEMS, skus, _item)
 
     stock = Stock(old_items, old_reservations)
     outcomes = [_decide(stock, command, now_us) for command in commands]
 
-    if _load_reservations(connection, _SELECT_RESERVATIONS, order_ids - stock.reservations.keys()):
+    if session.rows_among(_SELECT_RESERVATIONS, order_ids - stock.reservations.keys()):
         raise Conflict
-    _save(connection, items, _UPDATE_ITEM, old_items, stock.items, _item_row)
-    _save(connection, reservations, _UPDATE_RESERVATION, old_reservations, stock.reservations, _reservation_row)
-    if stock.journal:
-        rows = [{"sku": entry.sku, "pieces": entry.pieces, "at_us": now_us} for entry in stock.journal]
-        connection.execute(insert(journal), rows)
+    _save(session, _INSERT_ITEM, _UPDATE_ITEM, old_items, stock.items, _item_row)
+    _save(session, _INSERT_RESERVATION, _UPDATE_RESERVATION, old_reservations, stock.reservations, _reservation_row)
+    session.change(
+        _INSERT_JOURNAL, [{"sku": entry.sku, "pieces": entry.pieces, "at_us": now_us} for entry in stock.journal]
+    )
     return outcomes
 
 
@@ -223,38 +235,34 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
         return refusal
 
 
-def _load_items(connection: Connection, query: Select[Any], skus: Iterable[str]) -> dict[str, Item]:
-    keys = list(skus)
-    rows = connection.execute(query, {"keys": keys}) if keys else ()
-    return {row.sku: Item(*row) for row in rows}
+def _load(
+    session: Session, query: Statement, keys: Collection[str], entity: Callable[[Row], Entity]
+) -> dict[str, Entity]:
+    return {row[0]: entity(row) for row in session.rows_among(query, keys)}
 
 
-def _load_reservations(connection: Connection, query: Select[Any], order_ids: Iterable[str]) -> dict[str, Reservation]:
-    keys = list(order_ids)
-    rows = connection.execute(query, {"keys": keys}) if keys else ()
-    return {row.order_id: _reservation(row) for row in rows}
+def _item(row: Row) -> Item:
+    return Item(*row)
 
 
-def _reservation(row: Any) -> Reservation:
-    lines = tuple(Line(sku, quantity) for sku, quantity in row.lines)
+def _reservation(row: Row) -> Reservation:
+    order_id, state, lines_text, quote_text, expires_at_us = row
+    lines = tuple(Line(sku, quantity) for sku, quantity in json.loads(lines_text))
+    prices = json.loads(quote_text)
     quote = tuple(
         QuotedLine(line.sku, name, line.quantity, unit_price)
-        for line, (name, unit_price) in zip(lines if row.quote else (), row.quote, strict=True)
+        for line, (name, unit_price) in zip(lines if prices else (), prices, strict=True)
     )
-    return Reservation(row.order_id, State(row.state), lines, quote, row.expires_at_us)
+    return Reservation(order_id, State(state), lines, quote, expires_at_us)
 
 
-def _reservation_row(reservation: Reservation) -> dict[str, object]:
-    return {
-        "state": reservation.state.value,
-        "lines": [[line.sku, line.quantity] for line in reservation.lines],
-        "quote": [[line.name, line.unit_price] for line in reservation.quote],
-        "expires_at_us": reservation.expires_at_us,
-    }
+# Rows for changes name their key twice: a column to insert, a parameter to find it by.
 
 
 def _item_row(item: Item) -> dict[str, object]:
     return {
+        "key": item.sku,
+        "sku": item.sku,
         "name": item.name,
         "unit_price": item.unit_price,
         "on_hand": item.on_hand,
@@ -264,23 +272,27 @@ def _item_row(item: Item) -> dict[str, object]:
     }
 
 
-Entity = TypeVar("Entity")
+def _reservation_row(reservation: Reservation) -> dict[str, object]:
+    return {
+        "key": reservation.order_id,
+        "order_id": reservation.order_id,
+        "state": reservation.state.value,
+        "lines": json.dumps([[line.sku, line.quantity] for line in reservation.lines]),
+        "quote": json.dumps([[line.name, line.unit_price] for line in reservation.quote]),
+        "expires_at_us": reservation.expires_at_us,
+    }
 
 
 def _save(
-    connection: Connection,
-    table: Table,
-    update_by_key: Any,
-    old: dict[str, Entity],
-    new: dict[str, Entity],
+    session: Session,
+    insert: Statement,
+    update: Statement,
+    old: Mapping[str, Entity],
+    new: Mapping[str, Entity],
     row: Callable[[Entity], dict[str, object]],
 ) -> None:
     """Entities are immutable: what changed is another object than the one that was loaded."""
-    (key,) = table.primary_key
+    changed = {key: entity for key, entity in new.items() if entity is not old.get(key)}
     # Sorted, as in the locks: an insert waits for another's insert of the same key.
-    added = [{key.name: name, **row(entity)} for name, entity in sorted(new.items()) if name not in old]
-    changed = [{"key": name, **row(entity)} for name, entity in new.items() if name in old and entity is not old[name]]
-    if added:
-        connection.execute(insert(table), added)
-    if changed:
-        connection.execute(update_by_key, changed)
+    session.change(insert, [row(changed[key]) for key in sorted(changed.keys() - old.keys())])
+    session.change(update, [row(entity) for key, entity in changed.items() if key in old])

@@ -10,19 +10,22 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import literal_column, select
 
 from .database import Conflict, Database
 from .domain import StorageUnavailable
+from .statements import Session, Statement
 
 Command = TypeVar("Command")
 Outcome = TypeVar("Outcome")
 
+_NOTHING = Statement(select(literal_column("1")))
+
 Clock = Callable[[], int]
 """Gives the time in microseconds since the Unix epoch."""
 
-_MAX_COMMANDS = 256
-"""In one transaction, so that the first of a long queue need not wait for the last."""
+_MAX_JOBS = 256
+"""That are put into one transaction, so that the first of a long queue need not wait for the last."""
 
 _TRIES = 10
 """Of a transaction that meets with Conflict. Each time another process has made headway, so it seldom takes two."""
@@ -42,7 +45,7 @@ class _Job(NamedTuple, Generic[Command, Outcome]):
 class Writer(Generic[Command, Outcome]):
     """Carries out commands in the order they come, durably, each transaction with one `now`.
 
-    `carry_out(connection, commands, now_us)` gives an outcome for each command. If it raises, nothing of that
+    `carry_out(session, commands, now_us)` gives an outcome for each command. If it raises, nothing of that
     transaction stays; jobs that shared it are then tried one by one, so that one cannot spoil the others. A Conflict
     with another process is tried again, all of it, so `carry_out` may come to other outcomes. Where the database
     itself failed, all fail with StorageUnavailable: a commit may have come through unheard.
@@ -51,13 +54,15 @@ class Writer(Generic[Command, Outcome]):
     def __init__(
         self,
         database: Database,
-        carry_out: Callable[[Connection, Sequence[Command], int], Sequence[Outcome]],
+        carry_out: Callable[[Session, Sequence[Command], int], Sequence[Outcome]],
         clock: Clock,
     ) -> None:
         self._database = database
         self._carry_out = carry_out
         self._clock = clock
-        self._waiting: queue.SimpleQueue[_Job[Command, Outcome] | None] = queue.SimpleQueue()
+        self._turn: list[_Job[Command, Outcome]] = []
+        """What has come in this turn of the event loop: a batch of calls becomes one transaction."""
+        self._waiting: queue.SimpleQueue[list[_Job[Command, Outcome]] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -71,32 +76,40 @@ class Writer(Generic[Command, Outcome]):
             raise StorageUnavailable
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Sequence[Outcome]] = loop.create_future()
-        self._waiting.put(_Job(commands, loop, answer))
+        if not self._turn:
+            loop.call_soon(self._hand_over)
+        self._turn.append(_Job(commands, loop, answer))
         return await answer
 
     def close(self) -> None:
         """Carries out what is waiting, and ends the thread."""
         self._closed = True
+        self._hand_over()
         self._waiting.put(None)
         self._thread.join()
 
+    def _hand_over(self) -> None:
+        jobs, self._turn = self._turn, []
+        if jobs:
+            self._waiting.put(jobs)
+
     def _run(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            jobs, size = [job], len(job.commands)
-            while size < _MAX_COMMANDS and not self._waiting.empty():
+        while (jobs := self._waiting.get()) is not None:
+            while len(jobs) < _MAX_JOBS and not self._waiting.empty():
                 following = self._waiting.get()
                 if following is None:
                     self._waiting.put(None)
                     break
-                jobs.append(following)
-                size += len(following.commands)
+                jobs += following
             self._commit(jobs)
 
     def _commit(self, jobs: Sequence[_Job[Command, Outcome]], tries: int = _TRIES) -> None:
         try:
-            with self._database.write() as connection:
+            with self._database.write() as session:
                 commands = [command for job in jobs for command in job.commands]
-                outcomes = iter(self._carry_out(connection, commands, self._clock()))
+                if not commands:
+                    session.rows(_NOTHING)  # a driver does not begin a transaction as long as nothing is asked in it
+                outcomes = iter(self._carry_out(session, commands, self._clock()))
                 results = [[next(outcomes) for _ in job.commands] for job in jobs]
         except Exception as error:  # noqa: BLE001 (it belongs to whoever asked, in another thread)
             if isinstance(error, Conflict) and tries > 1:
