@@ -31,7 +31,8 @@ os.execv(sys.argv[3], sys.argv[3:])
 class PostgreSQL:
     """A server on loopback, out of the wheel that brings one along, with a folder of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self._fsync = "on" if durable else "off"
         self._folder = Path(tempfile.mkdtemp(prefix="souk-postgresql-"))
         self._data = self._folder / "data"
         # It refuses to run as root.
@@ -47,7 +48,12 @@ class PostgreSQL:
 
     def start(self) -> None:
         """Starts it, with the data that is there, and returns when it takes connections."""
-        settings = {"listen_addresses": "127.0.0.1", "port": self._port, "unix_socket_directories": "", "fsync": "off"}
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self._port,
+            "unix_socket_directories": "",
+            "fsync": self._fsync,
+        }
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         self._run("pg_ctl", "start", "--wait", f"--log={self._folder}/log", f"--options={options}")
 
@@ -57,7 +63,7 @@ class PostgreSQL:
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to all its processes, as SIGSTOP to one that hangs."""
-        main = int((self._data / "postmaster.pid").read_text().split()[0])
+        main = self.pid()
         children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         for process in (main, *map(int, children)):
             with suppress(ProcessLookupError):  # one that served a client may have ended meanwhile
@@ -68,6 +74,10 @@ class PostgreSQL:
         if (self._data / "postmaster.pid").exists():
             self.stop("immediate")
         shutil.rmtree(self._folder)
+
+    def pid(self) -> int:
+        """Its first process, the parent of all others."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
 
     def url(self, database: str) -> str:
         return f"postgresql://souk:password@127.0.0.1:{self._port}/{database}"

@@ -62,6 +62,14 @@ def installed(say: Callable[[str], None]) -> Mapping[str, Sequence[Installed]]:
     return found
 
 
+def of_tree() -> Mapping[str, Installed]:
+    """Of each service the new version. Raises CannotBuild."""
+    ledger, contracts = Ledger(), wheel_of_tree("contracts")
+    return {
+        service: _new(service, contracts, ledger.of(service), _is_released(service, ledger)) for service in SERVICES
+    }
+
+
 def wheel_of_tree(package: str) -> Path:
     """Built from the working tree, unless that has been done."""
     options = ("--cached", "--others", "--exclude-standard", "--deduplicate")

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from skewing.installed import Installed
 from souk_contracts.probe import is_serving
@@ -35,8 +36,15 @@ def free_addresses(count: int) -> Sequence[str]:
 class Process:
     """A service on a fixed address, with databases in a folder; it may be stopped, and started again."""
 
-    def __init__(self, what: Installed, address: str, data: Path, targets: Mapping[str, str]) -> None:
-        """`targets` says where the services are that it calls."""
+    def __init__(
+        self,
+        what: Installed,
+        address: str,
+        data: Path,
+        targets: Mapping[str, str],
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`targets` says where the services are that it calls; `settings` are the environment's, beside these."""
         self.what = what
         self.address = address
         self._data = data
@@ -50,8 +58,15 @@ class Process:
             f"{prefix}_ADDRESS": address,
             f"{prefix}_DATABASE_URL": f"sqlite:///{data / what.service}.db",
             "SOUK_LOG_LEVEL": "warning",
+            **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process, which has been started."""
+        assert self._process is not None
+        return self._process.pid
 
     def migrate(self) -> None:
         """Brings the database to this version's schema. Raises Failed."""

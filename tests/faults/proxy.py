@@ -2,7 +2,7 @@
 
 `GrpcProxy` knows the methods' names: it runs an action before a call is passed on, after the callee has committed but
 before the caller hears of it, or after the answer; and it keeps a message back to deliver it when its sender has long
-given up. `TcpProxy` knows bytes only: it cuts connections, and stalls them, as a bad network does.
+given up. Calls that travel together in a batch share their fate. `TcpProxy` knows bytes only: it cuts connections, and stalls them, as a bad network does.
 """
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
@@ -18,10 +18,13 @@ from typing import Any
 
 import grpc
 
+from souk_contracts.batch.v1 import BatchServicer, CallRequest, CallResponse
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Action = Callable[[], Awaitable[None]]
 
 _HEALTH = "/grpc.health.v1.Health/"
+_BATCH = f"/{BatchServicer.SERVICE_NAME}/Call"
 
 
 class Point(StrEnum):
@@ -42,6 +45,27 @@ async def within(event: Awaitable[object], what: str, seconds: float = 30) -> No
         await asyncio.wait_for(event, seconds)
     except TimeoutError:
         raise TimeoutError(f"waited {seconds:.0f} s for: {what}") from None
+
+
+@dataclass(frozen=True)
+class Message:
+    """A call on its way, or several in a batch: methods and requests."""
+
+    path: str
+    request: bytes
+    calls: tuple[tuple[str, bytes], ...]
+
+    @classmethod
+    def of(cls, path: str, request: bytes) -> Message:
+        if path != _BATCH:
+            return cls(path, request, ((path.rpartition("/")[2], request),))
+        items = CallRequest.parse(request).items
+        return cls(path, request, tuple((item.method.rpartition("/")[2], item.request) for item in items))
+
+    def place(self, method: str, order_id: str) -> int | None:
+        """Of the first call of a method, for this order, if one is named."""
+        calls = enumerate(self.calls)
+        return next((n for n, (name, sent) in calls if name == method and order_id.encode() in sent), None)
 
 
 @dataclass
@@ -73,19 +97,26 @@ class Kept:
         self.method, self.order_id = method, order_id
         self._there = asyncio.Event()
         self._deliver: Callable[[], Awaitable[bytes]] | None = None
+        self._place: int | None = None
 
     async def there(self) -> None:
         """Returns when the message has come."""
         await within(self._there.wait(), f"{self.method} to be called")
 
-    def take(self, deliver: Callable[[], Awaitable[bytes]]) -> None:
+    def take(self, message: Message, deliver: Callable[[], Awaitable[bytes]]) -> None:
+        self._place = message.place(self.method, self.order_id) if message.path == _BATCH else None
         self._deliver = deliver
         self._there.set()
 
     async def deliver(self) -> bytes:
         """Passes it on, as a slow network does: late; gives the answer that nobody waits for any more."""
         assert self._deliver is not None
-        return await self._deliver()
+        answer = await self._deliver()
+        if self._place is None:
+            return answer
+        response = CallResponse.parse(answer).results[self._place].response
+        assert response is not None
+        return response
 
 
 class GrpcProxy(grpc.GenericRpcHandler):
@@ -162,14 +193,14 @@ class GrpcProxy(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(call)
 
     async def _pass_on(self, path: str, request: bytes, context: Context) -> bytes:
-        method = path.rpartition("/")[2]
-        self.calls.append(method)
+        message = Message.of(path, request)
+        self.calls += [method for method, _ in message.calls]
         remaining = context.time_remaining()
-        if (kept := self._take_kept(method, request)) is not None:
+        if (kept := self._take_kept(message)) is not None:
             # The deadline of a late message's sender does not matter any more.
-            kept.take(lambda: self._send(path, request))
+            kept.take(message, lambda: self._send(path, request))
             await asyncio.Event().wait()
-        plans = [plan for plan in self._plans if plan.method == method and plan.order_id.encode() in request]
+        plans = [plan for plan in self._plans if message.place(plan.method, plan.order_id) is not None]
         for plan in plans:
             if not plan.stays:
                 self._plans.remove(plan)
@@ -198,9 +229,9 @@ class GrpcProxy(grpc.GenericRpcHandler):
         channel: Any = self._channel  # whose types know messages, but no bytes
         return channel.unary_unary(path)(request, **options)
 
-    def _take_kept(self, method: str, request: bytes) -> Kept | None:
+    def _take_kept(self, message: Message) -> Kept | None:
         for kept in self._kept:
-            if kept.method == method and kept.order_id.encode() in request:
+            if message.place(kept.method, kept.order_id) is not None:
                 self._kept.remove(kept)
                 return kept
         return None

@@ -7,7 +7,7 @@ import fcntl
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -166,27 +166,32 @@ class Database:
             committing = True
             connection.commit()
         except DomainError:
-            connection.rollback()
-            self._kept.append(proxy)
+            self._roll_back(proxy, keep=True)
             raise
         except self._driver.Error as error:
-            is_lost = self.embedded or connection.closed
-            if is_lost:
-                proxy.invalidate()
-            else:
-                connection.rollback()
-                self._kept.append(proxy)
-            if is_lost and not self.embedded and not committing:
+            is_lost = not self.embedded and connection.closed
+            self._roll_back(proxy, keep=not self.embedded)  # another try opens the file anew
+            if is_lost and not committing:
                 self._close_kept()  # they are as old
                 raise Conflict from error
             self._raise(error)
-        except BaseException:  # what nobody foresaw: whatever state it is in, it is over
-            with suppress(self._driver.Error):
-                connection.rollback()
-            proxy.invalidate()
+        except BaseException:  # what nobody foresaw
+            self._roll_back(proxy, keep=False)
             raise
         else:
             self._kept.append(proxy)
+
+    def _roll_back(self, proxy: PoolProxiedConnection, *, keep: bool) -> None:
+        # Also where it is closed next: as long as anyone knows a cursor of it, SQLite would keep its lock.
+        connection: Any = proxy.driver_connection
+        try:
+            connection.rollback()
+        except self._driver.Error:
+            keep = False
+        if keep:
+            self._kept.append(proxy)
+        else:
+            proxy.invalidate()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -1,0 +1,153 @@
+"""Measures Souk beside the bare stack, which stores nothing: orders a second, latencies, processor time, memory.
+
+Everything is started from built wheels, as processes of its own, and driven by wrk; all that is compared takes turns.
+At the end the databases are audited: figures of orders that do not audit clean are not printed.
+
+    ./scripts/bench                          all of it, about 15 minutes
+    ./scripts/bench --only throughput --stacks bare sqlite --connections 64
+    ./scripts/bench --write                  and write docs/benchmarks.md and docs/benchmarks.json
+
+Exit codes: 0 measured, 1 it could not be, 2 bad usage. docs/benchmarks.md says more.
+"""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from releasing.build import CACHE, CannotBuild, git
+from releasing.ledger import ROOT
+from skewing.installed import of_tree
+from skewing.processes import Failed
+
+from benching import measures
+from benching.load import NoLoad
+from benching.report import Figures, as_json, as_text
+from benching.stacks import BACKENDS, Bare, Souk, Stack
+from conftest import PostgreSQL
+
+WHAT = ("throughput", "memory", "growth", "start")
+STACKS = ("bare", "sqlite", "postgresql")
+DOCUMENT, DATA = ROOT / "docs/benchmarks.md", ROOT / "docs/benchmarks.json"
+START_ROUNDS = 7
+MARK = "<!-- written by ./scripts/bench --write -->\n"
+
+
+def say(text: str) -> None:
+    """For people, beside what is for machines."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def machine() -> str:
+    """What it was measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
+    return f"{os.cpu_count()} processors ({model}), Python {platform.python_version()}"
+
+
+def started(names: Sequence[str], folder: Path, undo: ExitStack) -> Sequence[Stack]:
+    """The stacks, running and filled. Raises Failed, CannotBuild."""
+    tree = of_tree()
+    stacks: list[Stack] = []
+    for name in names:
+        say(f"starting {name}")
+        if name == "bare":
+            stack: Stack = Bare(tree)
+        else:
+            data = folder / name
+            data.mkdir()
+            if name == "postgresql":
+                server = PostgreSQL(durable=True)
+                undo.callback(server.destroy)
+                server.start()
+                urls = {each: server.url(server.new_database()) for each in BACKENDS}
+                souk = Souk(name, tree, data, urls, {"postgresql": server.pid()})
+            else:
+                souk = Souk(name, tree, data)
+            stack = souk
+            undo.callback(stack.stop)
+            souk.fill()
+        undo.callback(stack.stop)
+        stacks.append(stack)
+    return stacks
+
+
+def run(options: argparse.Namespace) -> Figures:
+    """All measurements that are asked for. Raises Failed, CannotBuild, NoLoad."""
+    throughput, memory, start = [], [], {}
+    growth: Sequence[measures.Growth] = []
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix="bench-", dir=CACHE) as into,
+        ExitStack() as undo,
+    ):  # on a disk, which has to be waited for
+        folder = Path(into)
+        names = options.stacks if "throughput" in options.only else ["sqlite"]
+        if set(options.only) - {"growth"}:
+            stacks = started(names, folder, undo)
+            if "throughput" in options.only:
+                throughput = list(
+                    measures.throughput(stacks, options.connections, options.seconds, options.rounds, say)
+                )
+            for stack in stacks:
+                if isinstance(stack, Souk) and stack.name == "sqlite":
+                    if "memory" in options.only:
+                        memory = list(measures.memory(stack, options.orders, say))
+                    if "start" in options.only:
+                        start = dict(measures.start(stack, START_ROUNDS, say))
+            for stack in stacks:
+                stack.audit()
+                stack.stop()
+        if "growth" in options.only:
+            stored = (measures.FEW, options.many)
+            growth = measures.growth(of_tree(), folder, stored, options.seconds, options.rounds, say)
+    return Figures(machine(), git("describe", "--always", "--dirty").strip(), throughput, memory, growth, start)
+
+
+def number(text: str) -> int:
+    """Raises ValueError."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def main() -> int:
+    """Gives the exit code."""
+    parser = argparse.ArgumentParser("bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=WHAT, default=WHAT, help="what to measure")
+    parser.add_argument("--stacks", nargs="+", choices=STACKS, default=STACKS, help="what takes turns")
+    parser.add_argument(
+        "--connections", nargs="+", type=number, default=(1, 16, 64, 256), metavar="N", help="1 16 64 256"
+    )
+    parser.add_argument("--seconds", type=number, default=8, metavar="S", help="of a turn (%(default)s)")
+    parser.add_argument("--rounds", type=number, default=3, metavar="N", help="turns of each (%(default)s)")
+    parser.add_argument(
+        "--orders", type=number, default=100_000, metavar="N", help="after which memory is compared (%(default)s)"
+    )
+    parser.add_argument(
+        "--many", type=number, default=measures.MANY, metavar="N", help="stored orders to grow to (%(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures for machines")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and docs/benchmarks.json")
+    options = parser.parse_args()
+    try:
+        figures = run(options)
+    except (CannotBuild, Failed, NoLoad) as error:
+        say(str(error))
+        return 1
+    print(as_text(figures))
+    for file in [*([options.json] if options.json else []), *([DATA] if options.write else [])]:
+        file.write_text(as_json(figures))
+    if options.write:
+        kept = DOCUMENT.read_text().partition(MARK)[0]
+        DOCUMENT.write_text(f"{kept}{MARK}\n{figures.machine}; revision {figures.revision}.\n\n{as_text(figures)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

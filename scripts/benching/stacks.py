@@ -1,0 +1,192 @@
+"""What is measured: the bare stack, and Souk on its two kinds of database, as processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Protocol
+
+from releasing.ledger import ROOT
+from skewing.installed import Installed
+from skewing.processes import Failed, Process, free_addresses
+from sqlalchemy import NullPool, create_engine, make_url, text
+
+from benching.load import ITEMS
+
+BACKENDS = ("reservations", "loyalty", "orders")
+"""In the order in which an order comes to them."""
+CUSTOMERS = 1_000
+PIECES, POINTS = 10**9, 10**9
+_READY_S, _SETTLED_S = 60, 300
+_POLL_S = 0.02
+_BARE = ROOT / "tests/benchmarks/bare.py"
+
+
+class Stack(Protocol):
+    """Something that takes orders."""
+
+    name: str
+    address: str
+
+    def pids(self) -> Mapping[str, int]:
+        """Its processes."""
+
+    def settle(self) -> None:
+        """Returns once what follows from the orders is done, too. Raises Failed."""
+
+    def audit(self) -> None:
+        """Raises Failed where its orders are not as they should be."""
+
+    def stop(self) -> None:
+        """Ends its processes."""
+
+
+class Bare:
+    """The yardstick, on the libraries that Souk's gateway runs on."""
+
+    name = "bare"
+
+    def __init__(self, tree: Mapping[str, Installed]) -> None:
+        python = str(tree["gateway"].python)
+        self.address, *backends = free_addresses(4)
+        ports = [address.rpartition(":")[2] for address in backends]
+        arguments = {name: [name, port] for name, port in zip(BACKENDS, ports, strict=True)}
+        arguments["gateway"] = ["gateway", self.address.rpartition(":")[2], *ports]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self._processes = {
+            name: subprocess.Popen([python, "-P", str(_BARE), *each], env=environment)
+            for name, each in arguments.items()
+        }
+        wait_for_orders(self.address, {"customer_id": "c-0", "lines": [{"sku": "item-0", "quantity": 1}]})
+
+    def pids(self) -> Mapping[str, int]:
+        """See Stack."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def settle(self) -> None:
+        """Nothing follows."""
+
+    def audit(self) -> None:
+        """Nothing is stored."""
+
+    def stop(self) -> None:
+        """See Stack."""
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+
+class Souk:
+    """Four processes from built wheels, and three databases."""
+
+    def __init__(
+        self,
+        name: str,
+        tree: Mapping[str, Installed],
+        data: Path,
+        urls: Mapping[str, str] | None = None,
+        others: Mapping[str, int] | None = None,
+    ) -> None:
+        """`urls` are those of the databases, SQLite files in `data` if there are none; `others` are processes that
+        work for it as well. Raises Failed."""
+        self.name = name
+        self._others = others or {}
+        self.urls = urls or {each: f"sqlite:///{data / each}.db" for each in BACKENDS}
+        addresses = dict(zip(("gateway", *BACKENDS), free_addresses(4), strict=True))
+        self.address = addresses["gateway"]
+        targets = {each: addresses[each] for each in BACKENDS}
+        self._processes: dict[str, Process] = {}
+        for each in (*BACKENDS, "gateway"):
+            settings = {"SOUK_LOG_LEVEL": "info"}
+            if each in self.urls:
+                settings[f"SOUK_{each.upper()}_DATABASE_URL"] = self.urls[each]
+            self._processes[each] = Process(tree[each], addresses[each], data, targets, settings)
+        with ExitStack() as undo:
+            undo.callback(self.stop)
+            for each in BACKENDS:
+                self._processes[each].migrate()
+            for process in self._processes.values():
+                process.spawn()
+            for process in self._processes.values():
+                process.serving()
+            undo.pop_all()
+        engine = make_url(self.urls["orders"])
+        if engine.get_backend_name() == "postgresql":
+            engine = engine.set(drivername="postgresql+psycopg")
+        self._engine = create_engine(engine, poolclass=NullPool)
+
+    def fill(self) -> None:
+        """Items and customers, so many of each that nothing runs out."""
+        connection = HTTPConnection(self.address)
+        items = {f"/v1/items/item-{n}": {"name": "Tea", "unit_price": 450, "on_hand": PIECES} for n in range(ITEMS)}
+        customers = {
+            f"/v1/customers/c-{n}": {"name": "Amina", "tier": "gold", "points": POINTS} for n in range(CUSTOMERS)
+        }
+        wait_for_ready(self.address)
+        for path, body in {**items, **customers}.items():
+            connection.request("PUT", path, json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
+            if answer.status not in (200, 201):
+                raise Failed(f"PUT {path} answered {answer.status}: {content.decode(errors='replace')}")
+        connection.close()
+
+    def pids(self) -> Mapping[str, int]:
+        """See Stack."""
+        return {**{name: process.pid for name, process in self._processes.items()}, **self._others}
+
+    def process(self, service: str) -> Process:
+        """One of the four."""
+        return self._processes[service]
+
+    def settle(self) -> None:
+        """Waits until no participant has anything left to be told."""
+        deadline = time.monotonic() + _SETTLED_S
+        with self._engine.connect() as connection:
+            while connection.execute(text("SELECT count(*) FROM outbox")).scalar_one():
+                connection.rollback()
+                if time.monotonic() > deadline:
+                    raise Failed(f"{self.name}: orders are not settled within {_SETTLED_S} s")
+                time.sleep(_POLL_S)
+
+    def audit(self) -> None:
+        """Asks scripts/audit."""
+        urls = {f"SOUK_{name.upper()}_DATABASE_URL": url for name, url in self.urls.items()}
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "auditor"],
+            env={**os.environ, **urls}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise Failed(f"{self.name}: the audit is not clean, so its figures are not printed:\n{done.stdout}")
+
+    def stop(self) -> None:
+        """See Stack."""
+        for process in self._processes.values():
+            process.kill()
+
+
+def wait_for_ready(address: str) -> None:
+    """Returns once a gateway has found its services. Raises Failed."""
+    _wait(address, "GET", "/health/ready", None, 200)
+
+
+def wait_for_orders(address: str, order: object) -> None:
+    """Returns once an order is taken. Raises Failed."""
+    _wait(address, "POST", "/v1/orders", json.dumps({**dict(order), "redeem_points": 0}), 201)  # type: ignore[call-overload]
+
+
+def _wait(address: str, method: str, path: str, body: str | None, status: int) -> None:
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        with suppress(OSError, HTTPException):
+            connection = HTTPConnection(address, timeout=5)
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            if connection.getresponse().status == status:
+                return
+        time.sleep(_POLL_S)
+    raise Failed(f"{method} http://{address}{path} does not answer with {status} within {_READY_S} s")
