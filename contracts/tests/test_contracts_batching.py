@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -42,6 +42,24 @@ class Orders(OrdersServicer):
         return GetResponse(order=Order(id=request.order_id))
 
 
+class Together(Orders):
+    """Answers several calls of `get` as one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lists: list[list[str]] = []
+
+    async def get_all(self, requests: Sequence[GetRequest]) -> list[GetResponse | Exception]:
+        self.lists.append([request.order_id for request in requests])
+        if "break" in self.lists[-1]:
+            raise ZeroDivisionError("a secret")
+        refused = Refused(grpc.StatusCode.NOT_FOUND, "orders.souk", "UNKNOWN_ORDER", "no such order", {})
+        return [
+            refused if request.order_id == "refuse" else GetResponse(order=Order(id=request.order_id))
+            for request in requests
+        ]
+
+
 class Peer:
     """A server, and a stub that gathers calls of `get` for it."""
 
@@ -68,7 +86,8 @@ class Peer:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls wait for as long as it takes until others are answered."""
+    """Calls wait until another is answered, and for as long as that takes."""
+    monkeypatch.setattr(batching, "_AT_ONCE", 1)
     monkeypatch.setattr(batching, "_PATIENCE_S", 60.0)
 
 
@@ -91,8 +110,8 @@ async def ready() -> bool:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Peer]:
-    servicer = Orders()
+async def serving(servicer: Orders | None = None) -> AsyncIterator[Peer]:
+    servicer = servicer or Orders()
     server = GrpcServer(ServerSettings("orders", "1.2.3", "127.0.0.1:0", drain_s=0.1), [servicer], ready)
     async with connect(f"127.0.0.1:{await server.start()}", user_agent="test/1") as channel:
         yield Peer(servicer, channel)
@@ -133,6 +152,48 @@ async def test_calls_that_find_one_under_way_leave_together_when_it_is_answered(
         answers = await asyncio.gather(*await peer.ask_behind("a", "b", "c"))
         assert [answer.order for answer in answers] == [Order(id="a"), Order(id="b"), Order(id="c")]
     assert batches == [[GET, GET, GET]]
+
+
+async def test_where_calls_come_together_those_of_one_turn_leave_together(
+    patient: None, batches: list[list[str]]
+) -> None:
+    async with serving() as peer:
+        await asyncio.gather(*await peer.ask_behind("a", "b"))
+        await asyncio.gather(*peer.ask("c", "d", "e"))
+        assert batches == [[GET] * 2, [GET] * 3]
+        await asyncio.gather(*peer.ask("f"))
+        await asyncio.gather(*peer.ask("g"))
+    assert batches == [[GET] * 2, [GET] * 3]  # alone
+
+
+async def test_batches_leave_apart_where_they_are_to(patient: None, batches: list[list[str]]) -> None:
+    async with serving() as peer:
+        stub = OrdersStub(BatchingChannel(peer.channel, ("Get",), apart_s=0.5))
+        await stub.get(GetRequest(order_id="a"))
+        waiting = []
+        for order_id in "bcd":
+            waiting.append(asyncio.ensure_future(stub.get(GetRequest(order_id=order_id))))
+            await peer.stub.get(GetRequest(order_id="meanwhile"))
+        answers = await asyncio.gather(*waiting)
+    assert [answer.order for answer in answers] == [Order(id="b"), Order(id="c"), Order(id="d")]
+    assert batches == [[GET] * 3]
+
+
+async def test_a_servicer_may_carry_out_a_whole_list_at_once(patient: None, caplog: pytest.LogCaptureFixture) -> None:
+    together = Together()
+    async with serving(together) as peer:
+        before, refused, after = await peer.ask_behind("a", "refuse", "b")
+        assert (await before).order == Order(id="a")
+        assert (await error(refused)).code() is grpc.StatusCode.NOT_FOUND
+        assert (await after).order == Order(id="b")
+        assert together.lists == [["a", "refuse", "b"]]
+        peer.servicer.entered.clear()
+        peer.servicer.go_on.clear()
+        good, broken = await peer.ask_behind("c", "break")  # which fails as a whole, and is tried one by one
+        assert (await good).order == Order(id="c")
+        assert (await error(broken)).code() is grpc.StatusCode.INTERNAL
+        assert together.lists[1:] == [["c", "break"], ["c"], ["break"]]
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_call_in_a_batch_is_refused_as_if_it_were_alone_and_the_others_are_answered(patient: None) -> None:
@@ -228,7 +289,10 @@ async def test_each_call_of_a_batch_has_its_own_deadline(patient: None) -> None:
         assert peer.servicer.seen == ["wait", "b"]  # nobody waited for the other one any more
 
 
-async def test_calls_leave_though_those_under_way_hang(batches: list[list[str]]) -> None:
+async def test_calls_leave_though_those_under_way_hang(
+    batches: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_AT_ONCE", 1)
     async with serving() as peer:
         (hanging,) = peer.ask("wait")
         await peer.servicer.entered.wait()
@@ -288,13 +352,14 @@ async def test_a_long_queue_leaves_in_batches_of_a_bounded_size(
 ) -> None:
     monkeypatch.setattr(batching, "_MAX_CALLS", 2)
     async with serving() as peer:
-        await asyncio.gather(*await peer.ask_behind(*"abcde"))
-    assert [len(batch) for batch in batches] == [2, 2, 1]
+        await asyncio.gather(*await peer.ask_behind(*"abcdef"))
+    assert [len(batch) for batch in batches] == [2, 2, 2]
     batches.clear()
     monkeypatch.setattr(batching, "_MAX_BYTES", 1)
     async with serving() as peer:
-        await asyncio.gather(*await peer.ask_behind(*"abc"))
-    assert [len(batch) for batch in batches] == [1, 1, 1]
+        answers = await asyncio.gather(*await peer.ask_behind(*"abc"))
+    assert len(answers) == 3
+    assert batches == []  # each is too much for others to be beside it
 
 
 async def error(call: "asyncio.Future[GetResponse]") -> grpc.aio.AioRpcError:

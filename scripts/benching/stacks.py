@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -171,22 +171,29 @@ class Souk:
 
 
 def wait_for_ready(address: str) -> None:
-    """Returns once a gateway has found its services. Raises Failed."""
-    _wait(address, "GET", "/health/ready", None, 200)
+    """Returns once a gateway has found all of its services. Raises Failed."""
+
+    def is_ready(content: bytes) -> bool:
+        return set(json.loads(content)["services"].values()) == {"SERVING"}
+
+    _wait(address, "GET", "/health/ready", None, 200, is_ready)
 
 
-def wait_for_orders(address: str, order: object) -> None:
+def wait_for_orders(address: str, order: Mapping[str, object]) -> None:
     """Returns once an order is taken. Raises Failed."""
-    _wait(address, "POST", "/v1/orders", json.dumps({**dict(order), "redeem_points": 0}), 201)  # type: ignore[call-overload]
+    _wait(address, "POST", "/v1/orders", json.dumps({**order, "redeem_points": 0}), 201, lambda _: True)
 
 
-def _wait(address: str, method: str, path: str, body: str | None, status: int) -> None:
+def _wait(
+    address: str, method: str, path: str, body: str | None, status: int, is_enough: Callable[[bytes], bool]
+) -> None:
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         with suppress(OSError, HTTPException):
             connection = HTTPConnection(address, timeout=5)
             connection.request(method, path, body, {"Content-Type": "application/json"})
-            if connection.getresponse().status == status:
+            answer = connection.getresponse()
+            if answer.status == status and is_enough(answer.read()):
                 return
         time.sleep(_POLL_S)
-    raise Failed(f"{method} http://{address}{path} does not answer with {status} within {_READY_S} s")
+    raise Failed(f"{method} http://{address}{path} does not answer as it should within {_READY_S} s")

@@ -2,7 +2,8 @@
 
 `GrpcProxy` knows the methods' names: it runs an action before a call is passed on, after the callee has committed but
 before the caller hears of it, or after the answer; and it keeps a message back to deliver it when its sender has long
-given up. Calls that travel together in a batch share their fate. `TcpProxy` knows bytes only: it cuts connections, and stalls them, as a bad network does.
+given up. Calls that travel together in a batch share their fate. `TcpProxy` knows bytes only: it cuts connections, and
+stalls them, as a bad network does.
 """
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only

@@ -1,7 +1,8 @@
-"""The client's end of batches: calls that find others under way leave together, as one call.
+"""The client's end of batches: calls that are made at the same time leave together, as one call.
 
-A call that finds none leaves at once, as if there were no batches. So who is idle waits for nothing, and who is busy
-pays for one call in place of many.
+Those of one turn of the event loop do, and those that find others under way: they leave when these are answered. A
+call that finds none leaves at once. So who is idle waits for nothing, and who is busy pays for one call in place of
+many.
 """
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
@@ -18,7 +19,7 @@ from souk_contracts.batch.v1 import BatchStub, CallRequest, Item, Result
 from souk_contracts.channel import peer_of
 from souk_contracts.errors import error_of, plain_status
 
-_AT_ONCE = 1
+_AT_ONCE = 2
 """Calls under way that others wait for: with more of them there would be less in each batch."""
 _PATIENCE_S = 0.05
 """For how long a call waits for others to be answered, before it leaves all the same: they may hang."""
@@ -88,18 +89,23 @@ class BatchingChannel:
     """A channel for a stub, which gathers the calls of `methods`, such as "Reserve", into batches.
 
     They should take about as long as each other, since a batch is answered as a whole. Each call raises what it would
-    raise alone. A peer that knows no batches gets them one by one.
+    raise alone. A peer that knows no batches gets them one by one. Where calls keep coming, batches leave no less than
+    `apart_s` after each other: the longer, the more is in them.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, methods: Collection[str]) -> None:
+    def __init__(self, channel: grpc.aio.Channel, methods: Collection[str], *, apart_s: float = 0.0) -> None:
         self._channel = channel
+        self._apart_s = apart_s
         self._methods = methods
         self._batches = BatchStub(channel)
         self._single: dict[str, Callable[..., grpc.aio.UnaryUnaryCall[bytes, bytes]]] = {}
         self._alone_until = 0.0
         self._under_way = 0
         self._waiting: deque[BatchedCall] = deque()
-        self._patience: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_at = 0.0
+        self._were_several = False
+        """Whether the last that left was a batch; then the next call is hardly alone, either."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def unary_unary(
@@ -113,27 +119,48 @@ class BatchingChannel:
 
         def call(request: Any, *, timeout: float) -> Any:
             loop = asyncio.get_running_loop()
-            if self._under_way < _AT_ONCE or loop.time() < self._alone_until:
-                made = alone(request, timeout=timeout)
+            now = loop.time()
+            if now < self._alone_until:
+                return alone(request, timeout=timeout)
+            if not self._were_several and not self._waiting and self._may_leave(now):
+                self._next_at = now + self._apart_s
                 self._under_way += 1
+                made = alone(request, timeout=timeout)
                 made.add_done_callback(self._ended)
                 return made
             waiting = BatchedCall(method, request_serializer(request), response_deserializer, timeout)
             self._waiting.append(waiting)
-            if self._patience is None:
-                self._patience = loop.call_later(_PATIENCE_S, self._send)
+            if len(self._waiting) == 1:
+                loop.call_soon(self._leave)  # with those that come in this turn
             return waiting
 
         return call
 
+    def _may_leave(self, now: float) -> bool:
+        return self._under_way < _AT_ONCE and now >= self._next_at
+
     def _ended(self, _: object) -> None:
         self._under_way -= 1
-        if self._waiting:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Sends what waits, or sees to it that it is sent in time."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if not self._waiting:
+            return
+        if self._may_leave(now):
             self._send()
+        elif self._timer is None:
+            delay_s = self._next_at - now if self._under_way < _AT_ONCE else _PATIENCE_S
+            self._timer = loop.call_later(delay_s, self._send)
 
     def _send(self) -> None:
         """Sends what waits, or as much of it as goes into one batch."""
         loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         batch: list[BatchedCall] = []
         size = 0
         while self._waiting and len(batch) < _MAX_CALLS and size < _MAX_BYTES:
@@ -141,15 +168,16 @@ class BatchingChannel:
             if not call.done():
                 batch.append(call)
                 size += len(call.item.request)
-        if self._patience is not None:
-            self._patience.cancel()
-        self._patience = loop.call_later(_PATIENCE_S, self._send) if self._waiting else None
+        self._were_several = len(batch) > 1
         if batch:
+            self._next_at = loop.time() + self._apart_s
             self._under_way += 1
-            task = loop.create_task(self._carry(batch))
+            task = loop.create_task(self._carry(batch) if self._were_several else self._carry_alone(batch[0]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             task.add_done_callback(self._ended)
+        if self._waiting:
+            loop.call_soon(self._leave)
 
     async def _carry(self, batch: Sequence[BatchedCall]) -> None:
         timeout_s = max(call.ends_at for call in batch) - asyncio.get_running_loop().time()

@@ -1,5 +1,6 @@
 """`python -m souk_gateway serve` runs the gateway; `health` tells by its exit code whether one answers."""
 
+import gc
 import http.client
 import os
 import sys
@@ -43,6 +44,8 @@ def serve(settings: Settings) -> int:
     from souk_gateway.logs import configure
 
     configure(settings.log_level)
+    gc.freeze()  # what has been loaded stays: no need to look through it again and again
+    gc.set_threshold(50_000)
     try:
         uvloop.run(run(settings))
     except CannotListen as error:

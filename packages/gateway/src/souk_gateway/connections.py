@@ -13,7 +13,7 @@ from typing import Any, cast
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import Closed, RawData
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.typing import Framework
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,15 +55,36 @@ class _Idle:
 
 
 class _Connection(TCPServer):
-    """hypercorn's, but for its timers: it would start and cancel two tasks for each request to have them.
+    """hypercorn's, but for its timers, and its writes.
 
-    See docs/adr/0009-hypercorn.md.
+    It would start and cancel two tasks for each request to have the timers, and write an answer's head and its body
+    by themselves. See docs/adr/0009-hypercorn.md.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.idle_task: _Idle = _Idle()  # type: ignore[assignment]  # which is all that hypercorn does with it
         self._read_at = self.loop.time()
+        self._unwritten: list[bytes] = []
+
+    async def protocol_send(self, event: Event) -> None:
+        if not isinstance(event, RawData):
+            self._write()
+            await super().protocol_send(event)
+            return
+        if not self._unwritten:
+            self.loop.call_soon(self._write)
+        self._unwritten.append(event.data)
+        try:
+            await self.writer.drain()
+        except ConnectionError:
+            await self.protocol.handle(Closed())
+
+    def _write(self) -> None:
+        """What has come together in a turn of the event loop."""
+        if self._unwritten:
+            self.writer.write(b"".join(self._unwritten))
+            self._unwritten.clear()
 
     async def _read_data(self) -> None:
         while not self.reader.at_eof():

@@ -4,6 +4,7 @@ The same file stands in every service that has a database; see docs/adr/0003-one
 """
 
 import argparse
+import gc
 import logging
 import subprocess
 import sys
@@ -55,6 +56,8 @@ def _serve(settings: Settings) -> None:
         if migrating.returncode:
             sys.exit(migrating.returncode)  # it has said why
         database.check_schema(REVISION, __version__)
+    gc.freeze()  # what has been loaded stays: no need to look through it again and again
+    gc.set_threshold(50_000)
     uvloop.run(serve(settings, database))
 
 
