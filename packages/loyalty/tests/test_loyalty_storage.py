@@ -265,10 +265,15 @@ async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -
     storage.close()
 
 
+def no_index(_object: object, _name: object, kind: str, *_: object) -> bool:
+    return kind != "index"
+
+
 def test_the_migrations_make_what_the_storage_reads_and_writes(database_url: str) -> None:
     database = Database(database_url)
     with database.begin() as connection:
-        difference = compare_metadata(MigrationContext.configure(connection), metadata)
+        context = MigrationContext.configure(connection, opts={"include_object": no_index})
+        difference = compare_metadata(context, metadata)
     database.close()
     # One table is the migrations' own.
     assert [(change[0], change[1].name) for change in difference] == [("remove_table", "schema_support")]

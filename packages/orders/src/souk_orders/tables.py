@@ -8,7 +8,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     ForeignKey,
-    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -27,6 +26,7 @@ REFUSED = "REFUSED"
 """The status of rows that hold a refusal."""
 
 metadata = MetaData()
+"""The tables. Their indexes are the migrations' business: to name them here would load every kind of database."""
 
 _BY_BYTES = String(36).with_variant(String(36, collation="C"), "postgresql")
 """Sorted alike by every database, whatever language it is set to."""
@@ -56,13 +56,6 @@ ORDER_COLUMNS = [cast(column, Text) if isinstance(column.type, JSON) else column
 
 # A literal, since an index for some of the rows is used only where a query names the same condition.
 is_order = orders.c.status != literal_column("'REFUSED'")
-for _filters in ((), ("customer_id",), ("status",), ("customer_id", "status")):
-    Index(
-        "_".join(["orders_by", *_filters, "created_at"]),
-        *(orders.c[name] for name in (*_filters, "created_at_us", "order_id")),
-        sqlite_where=is_order,
-        postgresql_where=is_order,
-    )
 
 outbox = Table(
     "outbox",
@@ -76,7 +69,6 @@ outbox = Table(
     Column("attempts", Integer, nullable=False),
     Column("last_error", Text, nullable=False),
 )
-Index("outbox_due", outbox.c.participant, outbox.c.due_at_us)
 
 # Their ids follow the order of the steps, which times of two processes need not.
 history = Table(
@@ -89,7 +81,6 @@ history = Table(
     Column("served_by", Text, nullable=False),
     Column("detail", Text, nullable=False),
 )
-Index("history_by_order", history.c.order_id)
 
 
 def decision(row: Row) -> Decision:

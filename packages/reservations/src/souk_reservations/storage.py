@@ -11,7 +11,6 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    Index,
     Integer,
     MetaData,
     String,
@@ -55,6 +54,7 @@ REVISION = "0002"
 """The newest migration that this module knows; see `migrations/`."""
 
 metadata = MetaData()
+"""The tables. Their indexes are the migrations' business: to name them here would load every kind of database."""
 
 _BY_BYTES = String(64).with_variant(String(64, collation="C"), "postgresql")
 """Sorted alike by every database, whatever language it is set to."""
@@ -81,10 +81,8 @@ reservations = Table(
     Column("quote", JSON, nullable=False),  # [[name, unit_price], …] of the lines, while they are HELD
     Column("expires_at_us", BigInteger, nullable=False),
 )
-# Only holds fall due, and they are few. A literal, since an index for some of the rows is used only where a query
-# names the same condition.
+# A literal, since an index for some of the rows is used only where a query names the same condition.
 _is_held = reservations.c.state == literal_column("'HELD'")
-Index("reservations_due", reservations.c.expires_at_us, sqlite_where=_is_held, postgresql_where=_is_held)
 
 journal = Table(
     "journal",
