@@ -210,10 +210,10 @@ async def test_a_commit_whose_answer_is_lost_may_be_repeated(
         def commit(self) -> None:
             self._real.commit()
             self._real.close()
-            raise database.engine.dialect.loaded_dbapi.OperationalError("the connection is lost")
+            self.rollback()
 
         def rollback(self) -> None:
-            """There is nothing left of it."""
+            raise database.engine.dialect.loaded_dbapi.OperationalError("the connection is lost")
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._real.driver_connection, name)
