@@ -23,20 +23,27 @@ def engine_answers() -> bool:
     )
 
 
+def wrk_is_installed() -> bool:
+    """Whether the benchmark's load generator is there."""
+    return shutil.which("wrk") is not None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "containers: needs a container engine; left out, and said so, where none answers"
     )
+    config.addinivalue_line("markers", "wrk: needs wrk; left out, and said so, where it is not installed")
     config.addinivalue_line("markers", "needs(**versions): what it is about is new in these versions of the services")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The longest first, so that others run beside it.
     items.sort(key=lambda item: item.path.name != "test_python_of_the_images.py")
-    left_out = [item for item in items if item.get_closest_marker("containers")]
-    if left_out and not engine_answers():
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    for marker, is_there in (("containers", engine_answers), ("wrk", wrk_is_installed)):
+        left_out = [item for item in items if item.get_closest_marker(marker)]
+        if left_out and not is_there():
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(trylast=True)
@@ -44,6 +51,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not engine_answers():
         terminalreporter.write_line(
             "NO CONTAINER ENGINE ANSWERS HERE: container tests were left out. Start Docker and run again.", red=True
+        )
+    if not wrk_is_installed():
+        terminalreporter.write_line(
+            "NO WRK HERE: the benchmark itself was not tested. Install it (apt install wrk) and run again.", red=True
         )
 
 

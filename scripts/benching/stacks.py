@@ -159,18 +159,30 @@ class Souk:
 
     def audit(self) -> None:
         """Asks scripts/audit."""
-        urls = {f"SOUK_{name.upper()}_DATABASE_URL": url for name, url in self.urls.items()}
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "auditor"],
-            env={**os.environ, **urls}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise Failed(f"{self.name}: the audit is not clean, so its figures are not printed:\n{done.stdout}")
+        audit(self.name, self.urls)
 
     def stop(self) -> None:
         """See Stack."""
         for process in self._processes.values():
             process.kill()
+
+
+def audit(name: str, urls: Mapping[str, str]) -> None:
+    """Raises Failed where the databases are not clean."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "auditor"],
+        env={
+            **os.environ,
+            **{f"SOUK_{service.upper()}_DATABASE_URL": url for service, url in urls.items()},
+            "PYTHONPATH": str(ROOT / "scripts"),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Failed(f"{name}: the audit is not clean, so its figures are not printed:\n{done.stdout}")
 
 
 def wait_for_ready(address: str) -> None:

@@ -6,13 +6,15 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
 
 import httpx
 import pytest
 import pytest_asyncio
 from gateway_services import Shop
+from hypercorn.config import Config
+from starlette.types import Receive, Scope, Send
 
 from souk_gateway import connections
 from souk_gateway.app import listen, serve
@@ -216,3 +218,78 @@ async def test_gateways_that_are_replaced_in_turn_under_load_cut_nobody_off(shop
         await load.more(40)
         load.stopping = True
     assert len(shop.orders.decided) == load.placed
+
+
+class Waiting:
+    """An application that answers once it may."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await self.go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def serving(app: Waiting, *, keep_alive_s: float, read_s: float) -> AsyncIterator[int]:
+    """On a port, with these limits."""
+    config = Config()
+    config.keep_alive_timeout, config.read_timeout = keep_alive_s, read_s  # type: ignore[assignment]
+    listener, stop = socket.create_server(("127.0.0.1", 0)), asyncio.Event()
+    task = asyncio.create_task(connections.serve_http(app, config, listener, stop.wait))
+    yield listener.getsockname()[1]
+    stop.set()
+    app.go_on.set()
+    await task
+
+
+async def test_a_connection_without_requests_is_closed_in_time_and_one_amid_a_request_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "_LOOK_S", 0.02)
+    monkeypatch.setattr(connections, "_LINGER_S", 0.02)
+    app = Waiting()
+    async with asyncio.timeout(30), serving(app, keep_alive_s=0.1, read_s=60) as port:
+        busy, asking = await asyncio.open_connection("127.0.0.1", port)
+        asking.write(LIVE)
+        idle, silent = await asyncio.open_connection("127.0.0.1", port)
+        assert await idle.read() == b""
+        app.go_on.set()
+        assert (await busy.read()).startswith(b"HTTP/1.1 200")  # and then it is closed, too
+        silent.close()
+        asking.close()
+
+
+async def test_a_client_that_falls_silent_amid_its_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_LOOK_S", 0.02)
+    monkeypatch.setattr(connections, "_LINGER_S", 0.02)
+    async with asyncio.timeout(30), serving(Waiting(), keep_alive_s=60, read_s=0.1) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: souk\r\nContent-Length: 10\r\n\r\n12345")
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_an_answer_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_LINGER_S", 0.02)
+    written = []
+    write = asyncio.StreamWriter.write
+
+    def record(self: asyncio.StreamWriter, data: bytes) -> None:
+        written.append(bytes(data))
+        write(self, data)
+
+    app = Waiting()
+    app.go_on.set()
+    async with asyncio.timeout(30), serving(app, keep_alive_s=60, read_s=60) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(LIVE)
+        monkeypatch.setattr(asyncio.StreamWriter, "write", record)
+        await reader.readuntil(b"ok")
+        writer.close()
+    assert len(written) == 1
