@@ -105,7 +105,7 @@ class BatchingChannel:
         self._timer: asyncio.TimerHandle | None = None
         self._next_at = 0.0
         self._were_several = False
-        """Whether the last that left was a batch; then the next call is hardly alone, either."""
+        """Whether the last that left was a batch: then the next call is hardly alone, either."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def unary_unary(
@@ -122,7 +122,7 @@ class BatchingChannel:
             now = loop.time()
             if now < self._alone_until:
                 return alone(request, timeout=timeout)
-            if not self._were_several and not self._waiting and self._may_leave(now):
+            if not self._under_way and not self._were_several and not self._waiting and now >= self._next_at:
                 self._next_at = now + self._apart_s
                 self._under_way += 1
                 made = alone(request, timeout=timeout)
