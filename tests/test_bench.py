@@ -7,11 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-
 from benching.measures import Growth, Memory, Throughput
 from benching.report import Figures, as_json, as_text, targets
 from benching.stacks import BACKENDS, audit
 from skewing.processes import Failed
+
 from tests.conftest import ROOT
 from tests.many_orders import fill
 
