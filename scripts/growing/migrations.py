@@ -1,7 +1,8 @@
 """Migrations: a released version of a service goes on working on a database that this tree has migrated.
 
 Nothing tells better what a version reads and writes than its own tests. They are taken from its commit, and run on its
-own code, with one thing exchanged: the migrations that make their databases are those of this tree.
+own code, with two things exchanged: the migrations that make their databases are those of this tree, and so is the
+PostgreSQL server that they run on.
 """
 
 import os
@@ -48,7 +49,8 @@ class Old:
 def released(release: Release, ledger: Ledger) -> Iterator[Old]:
     """One from the ledger, with its tests from its commit. Raises CannotBuild, NotReleased."""
     contracts = ledger.find("contracts", release.contracts)
-    with checkout(release.commit, f"packages/{release.package}/tests", "conftest.py", "pytest.ini") as sources:
+    with checkout(release.commit, f"packages/{release.package}/tests", "pytest.ini") as sources:
+        shutil.copy(ROOT / "conftest.py", sources)  # the server that they run on
         yield Old(release.version, built(release).wheel, built(contracts).wheel, sources)
 
 
