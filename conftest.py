@@ -150,7 +150,7 @@ class Plans:
     def __init__(self, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.all: list[str] = []
         """For each, its text and the steps that it takes."""
-        rows, change, change_among = session.rows, session.change, session.change_among
+        rows, change = session.rows, session.change
 
         def explained_rows(self_: Any, statement: Any, **parameters: object) -> Any:
             self._explain(self_, statement, parameters)
@@ -161,13 +161,7 @@ class Plans:
                 self._explain(self_, statement, parameters[0])
             change(self_, statement, parameters)
 
-        def explained_change_among(self_: Any, statement: Any, keys: Any, **parameters: object) -> None:
-            if keys:
-                self._explain(self_, statement, {**parameters, "keys": self_._listed(keys)})
-            change_among(self_, statement, keys, **parameters)
-
         monkeypatch.setattr(session, "rows", explained_rows)
-        monkeypatch.setattr(session, "change_among", explained_change_among)
         monkeypatch.setattr(session, "change", explained_change)
 
     @property

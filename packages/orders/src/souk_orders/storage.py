@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -66,9 +66,9 @@ _INSERT_HISTORY = Statement(
     .inline()
     .values({column.name: bindparam(column.name) for column in history.c if not column.primary_key})
 )
-_UPDATE_ORDERS = Statement(
+_UPDATE_ORDER = Statement(
     update(orders)
-    .where(Among(orders.c.order_id))
+    .where(orders.c.order_id == bindparam("key"))
     .values({name: bindparam(name) for name in ("status", "status_reason")})
 )
 _UPDATE_MESSAGE = Statement(
@@ -81,7 +81,7 @@ _PUT_OFF = Statement(
     .where(_one_message)
     .values(due_at_us=bindparam("due"), attempts=outbox.c.attempts + 1, last_error=bindparam("error"))
 )
-_DELETE_MESSAGES = Statement(delete(outbox).where(Among(outbox.c.order_id), outbox.c.participant == bindparam("to")))
+_DELETE_MESSAGE = Statement(delete(outbox).where(_one_message))
 
 _UNREADABLE = (TypeError, ValueError, LookupError, AttributeError)
 """What reading a row raises that somebody has spoilt."""
@@ -250,12 +250,12 @@ def _load_due(session: Session, to: Participant, now_us: int, limit: int) -> dic
 def _save_decisions(session: Session, old: Mapping[str, Decision], new: Mapping[str, Decision]) -> None:
     # Sorted, as in the locks: an insert waits for another's insert of the same key.
     session.change(_INSERT_ORDER, [tables.order_row(new[order_id]) for order_id in sorted(new.keys() - old.keys())])
-    changed = defaultdict[tuple[str, str], list[str]](list)
-    for order_id, order in new.items():
-        if isinstance(order, Order) and order is not old.get(order_id, order):
-            changed[order.status.value, order.status_reason].append(order_id)
-    for (status, reason), order_ids in changed.items():
-        session.change_among(_UPDATE_ORDERS, order_ids, status=status, status_reason=reason)
+    changed = [
+        {"key": order_id, "status": order.status.value, "status_reason": order.status_reason}
+        for order_id, order in new.items()
+        if isinstance(order, Order) and order is not old.get(order_id, order)
+    ]
+    session.change(_UPDATE_ORDER, changed)
 
 
 def _save_outbox(
@@ -266,7 +266,5 @@ def _save_outbox(
     session.change(_INSERT_MESSAGE, [tables.message_row(message) for key, message in new.items() if key not in old])
     changed = [message for key, message in new.items() if message is not old.get(key, message)]
     session.change(_UPDATE_MESSAGE, [tables.message_row(message) for message in changed])
-    answered = old.keys() - new.keys()
-    for participant in Participant:
-        order_ids = [order_id for order_id, to in answered if to is participant]
-        session.change_among(_DELETE_MESSAGES, order_ids, to=participant.value)
+    answered = [{"key": order_id, "to": to.value} for order_id, to in old.keys() - new.keys()]
+    session.change(_DELETE_MESSAGE, answered)

@@ -64,19 +64,13 @@ class Session:
 
     def rows_among(self, statement: Statement, keys: Collection[str]) -> list[Row]:
         """All rows of a query with an Among."""
-        return self.rows(statement, keys=self._listed(keys)) if keys else []
+        if not keys:
+            return []
+        listed = list(keys)
+        return self.rows(statement, keys=json.dumps(listed) if self._dialect.name == "sqlite" else listed)
 
     def change(self, statement: Statement, parameters: Sequence[Mapping[str, object]]) -> None:
         """Carries out a change for each set of parameters; nothing where there is none."""
         if parameters:
             text, values = statement.compiled(self._dialect)
             self._cursor.executemany(text, [{**values, **each} for each in parameters] if values else parameters)
-
-    def change_among(self, statement: Statement, keys: Collection[str], **parameters: object) -> None:
-        """Carries out a change with an Among; nothing where there are no keys."""
-        if keys:
-            text, values = statement.compiled(self._dialect)
-            self._cursor.execute(text, {**values, **parameters, "keys": self._listed(keys)})
-
-    def _listed(self, keys: Collection[str]) -> object:
-        return json.dumps(list(keys)) if self._dialect.name == "sqlite" else list(keys)
