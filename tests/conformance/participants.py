@@ -75,6 +75,9 @@ class Participant(Protocol):
 
     async def release(self, order_id: str) -> None: ...
 
+    async def forget(self, *order_ids: str) -> set[str]:
+        """The ids of those that stay."""
+
     async def state(self, order_id: str) -> State: ...
 
     async def held_for(self, order_id: str) -> tuple[str, int]:
@@ -138,6 +141,10 @@ class Reservations:
 
     async def release(self, order_id: str) -> None:
         await self.stub.release(reservations.ReleaseRequest(order_id=order_id))
+
+    async def forget(self, *order_ids: str) -> set[str]:
+        answer = await self.stub.forget(reservations.ForgetRequest(order_ids=list(order_ids)))
+        return set(answer.kept_order_ids)
 
     async def row(self, order_id: str) -> reservations.Reservation:
         row = (await self.stub.get_reservation(reservations.GetReservationRequest(order_id=order_id))).reservation
@@ -204,6 +211,10 @@ class Loyalty:
 
     async def release(self, order_id: str) -> None:
         await self.stub.release(loyalty.ReleaseRequest(order_id=order_id))
+
+    async def forget(self, *order_ids: str) -> set[str]:
+        answer = await self.stub.forget(loyalty.ForgetRequest(order_ids=list(order_ids)))
+        return set(answer.kept_order_ids)
 
     async def row(self, order_id: str) -> loyalty.Hold:
         row = (await self.stub.get_hold(loyalty.GetHoldRequest(order_id=order_id))).hold

@@ -82,3 +82,16 @@ async def test_whatever_meets_a_release_it_ends_closed_with_everything_back(part
     await asyncio.gather(*calls)
     assert {await participant.state(order) for order in orders} == {State.CLOSED}
     assert await participant.balance(account) == Balance(1000, 0)
+
+
+async def test_what_is_forgotten_and_held_anew_at_once_is_held_once_or_not_at_all(participant: Participant) -> None:
+    for _ in range(5):
+        account, order_id = await participant.account(10), str(uuid4())
+        await participant.release(order_id)
+        forgets = [participant.forget(order_id) for _ in range(TWENTY)]
+        holds = [held_or_refused(participant, order_id, account, 6) for _ in range(TWENTY)]
+        _, answers = await asyncio.gather(asyncio.gather(*forgets), asyncio.gather(*holds))
+        assert {*answers} <= {"HELD", "SETTLED"}
+        state = State.HELD if "HELD" in answers else State.NONE
+        assert await participant.state(order_id) is state
+        assert await participant.balance(account) == Balance(10, 6 if state is State.HELD else 0)

@@ -110,3 +110,9 @@ async def test_a_hold_that_is_renewed_outlives_its_first_time(expiring: Particip
     else:
         pytest.skip("this machine is too slow to renew a hold in time")
     await expired(expiring, order_id)
+
+
+async def test_an_expired_hold_is_forgotten(expiring: Participant) -> None:
+    account, order_id = await an_expired_hold(expiring)
+    assert await expiring.forget(order_id) == set()
+    assert (await expiring.state(order_id), await expiring.balance(account)) == (State.NONE, Balance(10, 0))

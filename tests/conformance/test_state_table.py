@@ -278,6 +278,75 @@ async def test_what_is_closed_stays_closed(participant: Participant, way: Path) 
     await stands(participant, order_id, State.CLOSED, account, Balance(TEN, 0))
 
 
+# Forgotten
+
+
+async def test_what_never_was_can_be_forgotten(participant: Participant) -> None:
+    order_id = str(uuid4())
+    assert await participant.forget(order_id) == set()
+    assert await participant.state(order_id) is State.NONE
+
+
+async def test_a_hold_is_not_forgotten(participant: Participant) -> None:
+    account, order_id = await participant.account(TEN), str(uuid4())
+    await participant.hold(order_id, account, SIX)
+    for _ in range(2):
+        assert await participant.forget(order_id) == {order_id}
+        await stands(participant, order_id, State.HELD, account, Balance(TEN, SIX))
+    assert await participant.confirm(order_id, account, SIX) == ""
+
+
+@pytest.mark.parametrize("way", WAYS_TO_CONFIRMED)
+async def test_what_is_confirmed_is_not_forgotten(participant: Participant, way: Path) -> None:
+    account, order_id = await participant.account(TEN), str(uuid4())
+    await way(participant, order_id, account)
+    for _ in range(2):
+        assert await participant.forget(order_id) == {order_id}
+        await stands(participant, order_id, State.CONFIRMED, account, Balance(TEN - SIX, 0))
+        assert await participant.held_for(order_id) == (account, SIX)
+
+
+@pytest.mark.parametrize("way", WAYS_TO_CLOSED)
+async def test_what_is_closed_is_forgotten_and_its_id_may_be_used_anew(participant: Participant, way: Path) -> None:
+    account, order_id = await participant.account(TEN), str(uuid4())
+    await way(participant, order_id, account)
+    for _ in range(2):
+        assert await participant.forget(order_id) == set()
+        await stands(participant, order_id, State.NONE, account, Balance(TEN, 0))
+    await participant.hold(order_id, account, SIX)
+    await stands(participant, order_id, State.HELD, account, Balance(TEN, SIX))
+    assert await participant.confirm(order_id, account, SIX) == ""
+    await stands(participant, order_id, State.CONFIRMED, account, Balance(TEN - SIX, 0))
+
+
+async def test_many_are_forgotten_in_one_call_and_those_that_stay_are_named(participant: Participant) -> None:
+    account, ids = await participant.account(1000), [str(uuid4()) for _ in range(1000)]
+    held, confirmed, closed, *_ = ids
+    await participant.hold(held, account, 1)
+    assert await participant.confirm(confirmed, account, 2) == ""
+    await participant.release(closed)
+    assert await participant.forget(*ids) == {held, confirmed}
+    assert [await participant.state(each) for each in ids[:3]] == [State.HELD, State.CONFIRMED, State.NONE]
+    assert await participant.balance(account) == Balance(998, 1)
+
+
+async def test_nothing_at_all_may_be_forgotten_to_see_whether_one_can(participant: Participant) -> None:
+    assert await participant.forget() == set()
+
+
+@pytest.mark.parametrize("wrong", [["order-1"], [str(uuid4()) for _ in range(1000)]], ids=["no UUID", "too many"])
+async def test_a_call_that_cannot_be_meant_forgets_nothing(participant: Participant, wrong: list[str]) -> None:
+    closed = str(uuid4())
+    await participant.release(closed)
+    no = await refusal(participant.forget(closed, *wrong))
+    assert (no.code, no.domain, no.reason) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        participant.domain,
+        "INVALID_ARGUMENT",
+    )
+    assert await participant.state(closed) is State.CLOSED
+
+
 # What cannot be meant
 
 

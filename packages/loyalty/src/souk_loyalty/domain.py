@@ -11,9 +11,10 @@ worth stands in `rules`:
                                           what was held
     release     CLOSED                    drop the hold: CLOSED       give back: CLOSED    CLOSED
     expire      -                         once due: EXPIRED           -                    -
+    forget      no row                    stays                       stays                no row
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -245,6 +246,14 @@ class Ledger:
             self._change(row.customer_id, held=-row.points_redeemed)
             self.holds[row.order_id] = replace(row, state=State.EXPIRED)
         return len(due)
+
+    def forget(self, order_ids: Iterable[str]) -> tuple[str, ...]:
+        """Takes away what is CLOSED or EXPIRED, as if it had never been; gives the ids of those that stay."""
+        rows = [row for order_id in order_ids if (row := self.holds.get(order_id)) is not None]
+        for row in rows:
+            if row.state in (State.CLOSED, State.EXPIRED):
+                self.holds.pop(row.order_id, None)
+        return tuple(row.order_id for row in rows if row.order_id in self.holds)
 
     def put(
         self, customer_id: str, name: str, tier: Tier, points: int, tier_expires_at_us: int | None = None

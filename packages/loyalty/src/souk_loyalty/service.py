@@ -26,6 +26,8 @@ MAX_TIME_US = 253_402_300_799_999_999
 """The last microsecond that a four-digit year has."""
 MAX_PAGE = 500
 DEFAULT_PAGE = 100
+MAX_FORGOTTEN = 1000
+"""Orders, of one call."""
 _CUSTOMER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -58,6 +60,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Outcome: the ids of those that stay, a tuple."""
+
+    order_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PutAccount:
     """Outcome: the Account, or PointsBelowHeld."""
 
@@ -76,8 +85,8 @@ class ExpireDue:
     limit: int
 
 
-Command = PlaceHold | Confirm | Release | PutAccount | ExpireDue
-Outcome = Hold | Account | int | DomainError | None
+Command = PlaceHold | Confirm | Release | Forget | PutAccount | ExpireDue
+Outcome = Hold | Account | tuple[str, ...] | int | DomainError | None
 
 
 class Storage(Protocol):
@@ -130,6 +139,14 @@ class Loyalty:
     async def release(self, order_id: str) -> None:
         """Always succeeds."""
         await self._execute(Release(_order_id(order_id)))
+
+    async def forget(self, order_ids: Sequence[str]) -> Sequence[str]:
+        """Takes away the rows of these orders that are CLOSED or EXPIRED; gives the ids of those that stay."""
+        if len(order_ids) > MAX_FORGOTTEN:
+            raise InvalidArgument("order_ids", f"must be at most {MAX_FORGOTTEN}, and are {len(order_ids)}")
+        kept = await self._execute(Forget(tuple(map(_order_id, order_ids))))
+        assert isinstance(kept, tuple)
+        return kept
 
     async def hold(self, order_id: str) -> Hold:
         """Raises UnknownHold."""

@@ -62,6 +62,10 @@ class LoyaltyServicer(wire.LoyaltyServicer):
             await self._loyalty.release(request.order_id)
         return wire.ReleaseResponse()
 
+    async def forget(self, request: wire.ForgetRequest) -> wire.ForgetResponse:
+        with _refusals():
+            return wire.ForgetResponse(kept_order_ids=list(await self._loyalty.forget(request.order_ids)))
+
     async def get_hold(self, request: wire.GetHoldRequest) -> wire.GetHoldResponse:
         with _refusals():
             found = await self._loyalty.hold(request.order_id)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
+    delete,
     insert,
     literal_column,
     select,
@@ -36,6 +37,7 @@ from souk_loyalty.service import (
     Command,
     Confirm,
     ExpireDue,
+    Forget,
     Outcome,
     PlaceHold,
     PutAccount,
@@ -44,7 +46,7 @@ from souk_loyalty.service import (
 from souk_loyalty.statements import Among, Row, Session, Statement
 from souk_loyalty.writer import Clock, Writer, system_clock
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration that this module knows; see `migrations/`."""
 
 metadata = MetaData()
@@ -127,6 +129,7 @@ _UPDATE_HOLD = Statement(
     .where(holds.c.order_id == bindparam("key"))
     .values({column.name: bindparam(column.name) for column in holds.c if not column.primary_key})
 )
+_DELETE_HOLD = Statement(delete(holds).where(holds.c.order_id == bindparam("key")))
 
 Result = TypeVar("Result")
 Entity = TypeVar("Entity")
@@ -191,18 +194,23 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     """
     order_ids = {c.order_id for c in commands if isinstance(c, PlaceHold | Confirm | Release)}
     for command in commands:
+        if isinstance(command, Forget):
+            order_ids.update(command.order_ids)
         if isinstance(command, ExpireDue):
             order_ids.update(order_id for (order_id,) in session.rows(_SELECT_DUE, now_us=now_us, limit=command.limit))
     old_holds = _load(session, _LOCK_HOLDS, order_ids, _hold)
     customer_ids = {c.customer_id for c in commands if isinstance(c, PlaceHold | Confirm | PutAccount)}
-    customer_ids.update(hold.customer_id for hold in old_holds.values())
+    # What is CLOSED or EXPIRED affects no account, and hundreds of such may be forgotten at once, beside live orders.
+    customer_ids.update(hold.customer_id for hold in old_holds.values() if hold.state in (State.HELD, State.CONFIRMED))
     old_accounts = _load(session, _LOCK_ACCOUNTS, customer_ids, _account)
 
     ledger = Ledger(old_accounts, old_holds)
     outcomes = [_decide(ledger, command, now_us) for command in commands]
 
-    if session.rows_among(_SELECT_HOLDS, order_ids - ledger.holds.keys()):
+    if session.rows_among(_SELECT_HOLDS, order_ids - ledger.holds.keys() - old_holds.keys()):
         raise Conflict
+    forgotten = sorted(old_holds.keys() - ledger.holds.keys())
+    session.change(_DELETE_HOLD, [{"key": order_id} for order_id in forgotten])
     _save(session, _INSERT_ACCOUNT, _UPDATE_ACCOUNT, old_accounts, ledger.accounts, _account_row)
     _save(session, _INSERT_HOLD, _UPDATE_HOLD, old_holds, ledger.holds, _hold_row)
     session.change(
@@ -222,6 +230,8 @@ def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
             case Release(order_id):
                 ledger.release(order_id)
                 return None
+            case Forget(order_ids):
+                return ledger.forget(order_ids)
             case PutAccount(customer_id, name, tier, points, tier_expires_at_us):
                 return ledger.put(customer_id, name, tier, points, tier_expires_at_us)
             case ExpireDue():

@@ -9,6 +9,7 @@ The states of a reservation and what each call makes of them stand here, and now
               CLOSED and no             on the left
     release   CLOSED                    drop the hold: CLOSED       take back: CLOSED    CLOSED
     expire    -                         once due: EXPIRED           -                    -
+    forget    no row                    stays                       stays                no row
 """
 
 from collections.abc import Iterable, Mapping
@@ -219,6 +220,14 @@ class Stock:
             self._change_held(row.lines, -1)
             self.reservations[row.order_id] = replace(row, state=State.EXPIRED, quote=())
         return len(due)
+
+    def forget(self, order_ids: Iterable[str]) -> tuple[str, ...]:
+        """Takes away what is CLOSED or EXPIRED, as if it had never been; gives the ids of those that stay."""
+        rows = [row for order_id in order_ids if (row := self.reservations.get(order_id)) is not None]
+        for row in rows:
+            if row.state in (State.CLOSED, State.EXPIRED):
+                self.reservations.pop(row.order_id, None)
+        return tuple(row.order_id for row in rows if row.order_id in self.reservations)
 
     def put(self, sku: str, name: str, unit_price: int, on_hand: int, description: str | None = None) -> Item:
         """Creates an item, or changes it; a description that is None stays as it was. Raises OnHandBelowHeld."""

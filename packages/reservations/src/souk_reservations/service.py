@@ -24,6 +24,8 @@ MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
 MAX_PAGE = 500
 DEFAULT_PAGE = 100
+MAX_FORGOTTEN = 1000
+"""Orders, of one call."""
 MAX_DESCRIPTION = 2000
 """Characters."""
 MAX_PAGE_DESCRIPTIONS = 800_000
@@ -57,6 +59,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Outcome: the ids of those that stay, a tuple."""
+
+    order_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PutItem:
     """Outcome: the Item, or OnHandBelowHeld."""
 
@@ -86,8 +95,8 @@ class ExpireDue:
 Wanted = tuple[str, Sequence[Line]]
 """An order's id and its lines."""
 
-Command = Reserve | Confirm | Release | PutItem | RestockItem | ExpireDue
-Outcome = Reservation | Item | int | DomainError | None
+Command = Reserve | Confirm | Release | Forget | PutItem | RestockItem | ExpireDue
+Outcome = Reservation | Item | tuple[str, ...] | int | DomainError | None
 
 
 class Storage(Protocol):
@@ -138,6 +147,14 @@ class Reservations:
     async def release(self, order_id: str) -> None:
         """Always succeeds."""
         await self._execute(Release(_order_id(order_id)))
+
+    async def forget(self, order_ids: Sequence[str]) -> Sequence[str]:
+        """Takes away the rows of these orders that are CLOSED or EXPIRED; gives the ids of those that stay."""
+        if len(order_ids) > MAX_FORGOTTEN:
+            raise InvalidArgument("order_ids", f"must be at most {MAX_FORGOTTEN}, and are {len(order_ids)}")
+        kept = await self._execute(Forget(tuple(map(_order_id, order_ids))))
+        assert isinstance(kept, tuple)
+        return kept
 
     async def reservation(self, order_id: str) -> Reservation:
         """Raises UnknownReservation."""

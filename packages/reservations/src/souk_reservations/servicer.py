@@ -61,6 +61,10 @@ class ReservationsServicer(wire.ReservationsServicer):
             await self._reservations.release(request.order_id)
         return wire.ReleaseResponse()
 
+    async def forget(self, request: wire.ForgetRequest) -> wire.ForgetResponse:
+        with _refusals():
+            return wire.ForgetResponse(kept_order_ids=list(await self._reservations.forget(request.order_ids)))
+
     async def get_reservation(self, request: wire.GetReservationRequest) -> wire.GetReservationResponse:
         with _refusals():
             found = await self._reservations.reservation(request.order_id)

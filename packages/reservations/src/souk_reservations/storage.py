@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
+    delete,
     insert,
     literal_column,
     select,
@@ -41,6 +42,7 @@ from souk_reservations.service import (
     Command,
     Confirm,
     ExpireDue,
+    Forget,
     Outcome,
     PutItem,
     Release,
@@ -50,7 +52,7 @@ from souk_reservations.service import (
 from souk_reservations.statements import Among, Row, Session, Statement
 from souk_reservations.writer import Clock, Writer, system_clock
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration that this module knows; see `migrations/`."""
 
 metadata = MetaData()
@@ -128,6 +130,7 @@ _UPDATE_RESERVATION = Statement(
     .where(reservations.c.order_id == bindparam("key"))
     .values({column.name: bindparam(column.name) for column in reservations.c if not column.primary_key})
 )
+_DELETE_RESERVATION = Statement(delete(reservations).where(reservations.c.order_id == bindparam("key")))
 
 Result = TypeVar("Result")
 Entity = TypeVar("Entity")
@@ -192,19 +195,25 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     """
     order_ids = {c.order_id for c in commands if isinstance(c, Reserve | Confirm | Release)}
     for command in commands:
+        if isinstance(command, Forget):
+            order_ids.update(command.order_ids)
         if isinstance(command, ExpireDue):
             order_ids.update(order_id for (order_id,) in session.rows(_SELECT_DUE, now_us=now_us, limit=command.limit))
     old_reservations = _load(session, _LOCK_RESERVATIONS, order_ids, _reservation)
     skus = {c.sku for c in commands if isinstance(c, PutItem | RestockItem)}
     skus.update(line.sku for c in commands if isinstance(c, Reserve | Confirm) for line in c.lines)
-    skus.update(line.sku for reservation in old_reservations.values() for line in reservation.lines)
+    # What is CLOSED or EXPIRED affects no item, and hundreds of such may be forgotten at once, beside live orders.
+    live = [each for each in old_reservations.values() if each.state in (State.HELD, State.CONFIRMED)]
+    skus.update(line.sku for reservation in live for line in reservation.lines)
     old_items = _load(session, _LOCK_ITEMS, skus, _item)
 
     stock = Stock(old_items, old_reservations)
     outcomes = [_decide(stock, command, now_us) for command in commands]
 
-    if session.rows_among(_SELECT_RESERVATIONS, order_ids - stock.reservations.keys()):
+    if session.rows_among(_SELECT_RESERVATIONS, order_ids - stock.reservations.keys() - old_reservations.keys()):
         raise Conflict
+    forgotten = sorted(old_reservations.keys() - stock.reservations.keys())
+    session.change(_DELETE_RESERVATION, [{"key": order_id} for order_id in forgotten])
     _save(session, _INSERT_ITEM, _UPDATE_ITEM, old_items, stock.items, _item_row)
     _save(session, _INSERT_RESERVATION, _UPDATE_RESERVATION, old_reservations, stock.reservations, _reservation_row)
     session.change(
@@ -223,6 +232,8 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
             case Release(order_id):
                 stock.release(order_id)
                 return None
+            case Forget(order_ids):
+                return stock.forget(order_ids)
             case PutItem(sku, name, unit_price, on_hand, description):
                 return stock.put(sku, name, unit_price, on_hand, description)
             case RestockItem(sku, quantity):
