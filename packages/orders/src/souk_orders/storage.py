@@ -30,7 +30,7 @@ from souk_orders.statements import Among, Session, Statement
 from souk_orders.tables import ORDER_COLUMNS, history, is_order, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration that this module knows; see `migrations/`."""
 
 _one_message = (outbox.c.order_id == bindparam("key")) & (outbox.c.participant == bindparam("to"))
@@ -59,7 +59,7 @@ _due_orders = (
 )
 _LOCK_DUE = Statement(_due_orders)
 _LOCK_DUE_IDS = Statement(_due_orders.with_only_columns(orders.c.order_id))
-_INSERT_ORDER = Statement(insert(orders).inline())
+_INSERT_ORDER = Statement(insert(orders).inline().values(tables.INSERTED))
 _INSERT_MESSAGE = Statement(insert(outbox).inline())
 _INSERT_HISTORY = Statement(
     insert(history)

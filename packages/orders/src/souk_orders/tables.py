@@ -5,6 +5,7 @@ import json
 from sqlalchemy import (
     JSON,
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
     ForeignKey,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     cast,
     literal_column,
 )
@@ -49,10 +51,16 @@ orders = Table(
     Column("refusal", JSON(none_as_null=True)),  # [reason, detail, metadata] where the status is REFUSED
     Column("created_at_us", BigInteger, nullable=False),
     Column("note", Text, nullable=False, server_default=""),  # empty for none; version 1.0 does not write it
+    Column("final_at_us", BigInteger),  # see retention.py, whose alone it is
 )
 
-ORDER_COLUMNS = [cast(column, Text) if isinstance(column.type, JSON) else column for column in orders.c]
+_OF_DECISIONS = [column for column in orders.c if column is not orders.c.final_at_us]
+
+ORDER_COLUMNS = [cast(column, Text) if isinstance(column.type, JSON) else column for column in _OF_DECISIONS]
 """What is read of an order: JSON as text."""
+
+INSERTED: dict[str, BindParameter[object]] = {column.name: bindparam(column.name) for column in _OF_DECISIONS}
+"""What is written of a new one."""
 
 # A literal, since an index for some of the rows is used only where a query names the same condition.
 is_order = orders.c.status != literal_column("'REFUSED'")

@@ -1,4 +1,4 @@
-"""`python -m souk_… serve | migrate | health`. Exit codes: 1 failed, 2 bad usage or settings.
+"""`python -m souk_… serve | migrate | health | prune`. Exit codes: 1 failed, 2 bad usage or settings.
 
 The same file stands in every service that has a database; see docs/adr/0003-one-writer.md.
 """
@@ -8,6 +8,7 @@ import gc
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 from . import SERVICE, __version__
 from .database import Database, SchemaBehind, SchemaMismatch
@@ -25,6 +26,14 @@ def main() -> None:
     commands.add_parser("serve", help="answer calls until SIGTERM").set_defaults(run=_serve)
     commands.add_parser("migrate", help="bring the database up to date").set_defaults(run=_migrate)
     commands.add_parser("health", help="exit 0 if the server is SERVING").set_defaults(run=_health)
+    pruning = commands.add_parser("prune", help="delete what came to nothing, once it is old; see docs/retention.md")
+    pruning.set_defaults(run=_prune)
+    pruning.add_argument(
+        "--days", type=_days, default=30, metavar="N", help="how old, at least (%(default)s); 1 or more"
+    )
+    pruning.add_argument("--dry-run", action="store_true", help="say what there is to delete, and leave it")
+    if SERVICE == "orders":  # nobody asks for what expired unused
+        pruning.add_argument("--archive", type=Path, metavar="FILE", help="append each order first, as a line of JSON")
     arguments = parser.parse_args()
     try:
         settings = read(Settings, SERVICE)
@@ -33,14 +42,14 @@ def main() -> None:
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
             datefmt="%Y-%m-%d %H:%M:%S",
         )
-        arguments.run(settings)
+        arguments.run(settings, arguments)
     except BadSetting as error:
         parser.exit(2, f"souk_{SERVICE}: {error}\n")
     except (SchemaMismatch, StorageUnavailable, RuntimeError) as error:
         parser.exit(1, f"souk_{SERVICE}: {error}\n")
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, _: argparse.Namespace) -> None:
     import uvloop
 
     from .app import serve
@@ -61,18 +70,31 @@ def _serve(settings: Settings) -> None:
     uvloop.run(serve(settings, database))
 
 
-def _migrate(settings: Settings) -> None:
+def _migrate(settings: Settings, _: argparse.Namespace) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every plugin as soon as it is imported
     from .migrate import migrate
 
     migrate(settings.database_url)
 
 
-def _health(settings: Settings) -> None:
+def _health(settings: Settings, _: argparse.Namespace) -> None:
     from souk_contracts.probe import is_serving
 
     if not is_serving(settings.address):
         raise RuntimeError(f"{settings.address} is not SERVING")
+
+
+def _prune(settings: Settings, options: argparse.Namespace) -> None:
+    from .prune import prune
+
+    prune(settings, options)
+
+
+def _days(text: str) -> int:
+    # Less than a day would not be safe; a hundred years are as good as for ever.
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 36_500):
+        raise argparse.ArgumentTypeError(f"it is '{text}', and must be a whole number from 1 to 36500")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,244 @@
+"""`python -m souk_orders prune`, as people and cron run it, with participants of the test's own."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from souk_contracts.errors import Refused
+from souk_contracts.loyalty import v1 as loyalty
+from souk_contracts.reservations import v1 as reservations
+from souk_contracts.server import GrpcServer, ServerSettings
+from souk_orders.migrate import migrate
+
+DUE, MARKED, UNMARKED, STANDING = (f"5f0c8a9e-0000-4000-8000-00000000000{digit}" for digit in "1234")
+LONG_AGO_US, STILL_TO_COME_US = 1, 2**53
+ORDER = """
+    INSERT INTO orders (order_id, fingerprint, status, status_reason, customer_id, currency, lines, discount_percent,
+        discount, points_redeemed, points_earned, without_loyalty, created_at_us, final_at_us)
+    VALUES (?, zeroblob(32), ?, '', 'c-1', 'EUR', '[]', 0, 0, 0, 0, 0, 1, ?)"""
+
+
+class Goods(reservations.ReservationsServicer):
+    """Forgets, and says what a test wants it to keep."""
+
+    def __init__(self) -> None:
+        self.told: list[Sequence[str]] = []
+        self.keeps: list[str] = []
+
+    async def forget(self, request: reservations.ForgetRequest) -> reservations.ForgetResponse:
+        self.told.append(request.order_ids)
+        return reservations.ForgetResponse(kept_order_ids=self.keeps if request.order_ids else [])
+
+
+class Points(loyalty.LoyaltyServicer):
+    """The same for loyalty; it may refuse."""
+
+    def __init__(self) -> None:
+        self.told: list[Sequence[str]] = []
+        self.refusal: Refused | None = None
+
+    async def forget(self, request: loyalty.ForgetRequest) -> loyalty.ForgetResponse:
+        if self.refusal is not None:
+            raise self.refusal
+        self.told.append(request.order_ids)
+        return loyalty.ForgetResponse()
+
+
+class OldPoints(loyalty.LoyaltyServicer):
+    """One of a version that knows no Forget: the generated servicer answers UNIMPLEMENTED."""
+
+
+@asynccontextmanager
+async def served(servicer: Goods | Points | OldPoints) -> AsyncIterator[str]:
+    """Its address."""
+
+    async def ready() -> bool:
+        return True
+
+    server = GrpcServer(ServerSettings("fake", "1.0.0", "127.0.0.1:0", drain_s=1), [servicer], ready)
+    port = await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.drain()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """One order of each kind: marked long ago; marked, and not due for long; not marked yet; CONFIRMED."""
+    path = tmp_path / "orders.db"
+    migrate(f"sqlite:///{path}")
+    with sqlite3.connect(path) as connection:
+        rows = [
+            (DUE, "CANCELLED", LONG_AGO_US),
+            (MARKED, "REFUSED", STILL_TO_COME_US),
+            (UNMARKED, "REFUSED", None),
+            (STANDING, "CONFIRMED", None),
+        ]
+        connection.executemany(ORDER, rows)
+        step = "INSERT INTO history (order_id, step, at_us, served_by, detail) VALUES (?, 'CANCELLED', 1, 'x/1', '')"
+        connection.execute(step, (DUE,))
+    connection.close()
+    return path
+
+
+def left(database: Path) -> set[str]:
+    connection = sqlite3.connect(database)
+    found = {order_id for (order_id,) in connection.execute("SELECT order_id FROM orders")}
+    connection.close()
+    return found
+
+
+@pytest.fixture
+def goods() -> Goods:
+    return Goods()
+
+
+@pytest.fixture
+def points() -> Points:
+    return Points()
+
+
+Run = Callable[..., "asyncio.Future[tuple[int, str, str]]"]
+
+
+@pytest.fixture
+def environment(database: Path) -> dict[str, str]:
+    return {**os.environ, "SOUK_ORDERS_DATABASE_URL": f"sqlite:///{database}", "SOUK_LOG_LEVEL": "error"}
+
+
+@pytest_asyncio.fixture
+async def run(environment: dict[str, str], goods: Goods, points: Points) -> AsyncIterator[Run]:
+    """Runs the command with both participants there: its exit code, and what it printed."""
+    async with served(goods) as goods_at, served(points) as points_at:
+
+        async def command(*arguments: str, loyalty_at: str = points_at) -> tuple[int, str, str]:
+            return await prune(environment, goods_at, loyalty_at, *arguments)
+
+        yield command  # type: ignore[misc]  # a coroutine function is such a callable
+
+
+async def prune(environment: dict[str, str], goods_at: str, points_at: str, *arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "souk_orders", "prune", *arguments),
+        env={**environment, "SOUK_RESERVATIONS_TARGET": goods_at, "SOUK_LOYALTY_TARGET": points_at},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_it_says_what_it_did(run: Run, database: Path, goods: Goods, points: Points, tmp_path: Path) -> None:
+    said = "Orders that came to nothing: 1 newly marked; 1 marked at least 30 days ago, and deleted.\n"
+    assert await run("--archive", str(tmp_path / "archive")) == (0, said, "")
+    assert left(database) == {MARKED, UNMARKED, STANDING}
+    assert goods.told == points.told == [[], [DUE]]
+    (line,) = (tmp_path / "archive").read_text().splitlines()
+    assert line.startswith(f'{{"order_id": "{DUE}"')
+    assert await run() == (
+        0,
+        "Orders that came to nothing: 0 newly marked; 0 marked at least 30 days ago, and deleted.\n",
+        "",
+    )
+    assert len(goods.told) == 2  # where there is nothing to forget nobody is asked
+
+
+async def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
+    environment: dict[str, str], database: Path, tmp_path: Path
+) -> None:
+    arguments = ("--dry-run", "--days=1", "--archive", str(tmp_path / "archive"))
+    said = "Orders that came to nothing: 1 to be marked; 1 marked at least a day ago, to be deleted.\n"
+    for _ in range(2):
+        assert await prune(environment, "nobody:1", "nobody:1", *arguments) == (0, said, "")
+    assert left(database) == {DUE, MARKED, UNMARKED, STANDING}
+    assert not (tmp_path / "archive").exists()
+
+
+async def test_a_participant_of_an_older_version_is_named_and_nothing_is_forgotten(
+    run: Run, database: Path, goods: Goods
+) -> None:
+    async with served(OldPoints()) as older_at:
+        code, out, err = await run(loyalty_at=older_at)
+        assert (code, out) == (
+            1,
+            "Orders that came to nothing: 1 newly marked; 0 marked at least 30 days ago, and deleted.\n",
+        )
+        assert err == (
+            f"souk_orders: loyalty at {older_at} is of a version that cannot forget orders; bring it to 1.2 or later, "
+            "and run this again\n"
+        )
+    assert left(database) == {DUE, MARKED, UNMARKED, STANDING}
+    assert goods.told == [[]]
+    assert (await run())[0] == 0
+    assert left(database) == {MARKED, UNMARKED, STANDING}
+
+
+async def test_a_participant_that_is_away_is_named_and_nothing_is_deleted(run: Run, database: Path) -> None:
+    code, _, err = await run(loyalty_at="127.0.0.1:1")
+    assert code == 1
+    assert err.startswith("souk_orders: loyalty at 127.0.0.1:1 did not forget what it was told to (UNAVAILABLE: ")
+    assert err.endswith("); see that it serves, and run this again\n")
+    assert "Traceback" not in err
+    assert left(database) == {DUE, MARKED, UNMARKED, STANDING}
+
+
+async def test_a_participant_that_refuses_is_named_with_what_it_says(run: Run, database: Path, points: Points) -> None:
+    points.refusal = Refused(grpc.StatusCode.UNAVAILABLE, "loyalty.souk", "STORAGE_UNAVAILABLE", "the disk is full")
+    code, _, err = await run()
+    assert code == 1
+    assert "(UNAVAILABLE: the disk is full)" in err
+    assert DUE in left(database)
+
+
+async def test_an_order_that_a_participant_has_something_of_stays_and_is_named(
+    run: Run, database: Path, goods: Goods, points: Points
+) -> None:
+    goods.keeps = [DUE]
+    code, out, err = await run()
+    assert (code, err) == (0, "")
+    assert out == (
+        "Orders that came to nothing: 1 newly marked; 0 marked at least 30 days ago, and deleted. Kept: 1, since "
+        f"reservations still has something held or confirmed for them; the audit says more: {DUE}.\n"
+    )
+    assert left(database) == {DUE, MARKED, UNMARKED, STANDING}
+    assert points.told == [[]]
+
+
+async def test_an_archive_that_cannot_be_written_is_told_before_anything_is_done(
+    run: Run, database: Path, goods: Goods, tmp_path: Path
+) -> None:
+    code, out, err = await run("--archive", str(tmp_path / "nowhere" / "archive"))
+    assert (code, out) == (1, "")
+    assert err.startswith("souk_orders: cannot write to ")
+    assert goods.told == []
+    assert DUE in left(database)
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "1.5", "36501"])
+async def test_an_age_that_cannot_be_meant_is_refused(environment: dict[str, str], days: str) -> None:
+    code, _, err = await prune(environment, "nobody:1", "nobody:1", f"--days={days}")
+    assert code == 2
+    assert err.endswith(f"--days: it is '{days}', and must be a whole number from 1 to 36500\n")
+
+
+async def test_a_database_that_was_not_migrated_is_left_alone(environment: dict[str, str], tmp_path: Path) -> None:
+    empty = environment | {"SOUK_ORDERS_DATABASE_URL": f"sqlite:///{tmp_path}/empty.db"}
+    code, _, err = await prune(empty, "nobody:1", "nobody:1")
+    assert (code, err) == (1, "souk_orders: the database is empty; run the `migrate` command first\n")
+
+
+def test_serving_loads_nothing_of_it() -> None:
+    loaded = "{'souk_orders.prune', 'souk_orders.pruner', 'souk_orders.retention', 'souk_orders.archive'}"
+    code = f"import sys, souk_orders.__main__, souk_orders.app; sys.exit(bool({loaded} & {{*sys.modules}}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,67 @@
+"""`python -m souk_reservations prune`: deletes what has been EXPIRED for long. To every call it is as good as no row.
+
+What is CLOSED goes when orders says that it may be forgotten, and what is CONFIRMED stays: docs/retention.md.
+"""
+
+import time
+from argparse import Namespace
+from contextlib import closing
+
+from sqlalchemy import bindparam, delete, func, literal_column, select
+
+from souk_reservations import __version__
+from souk_reservations.database import Database
+from souk_reservations.settings import Settings
+from souk_reservations.statements import Among, Statement
+from souk_reservations.storage import REVISION, reservations
+from souk_reservations.writer import Clock, system_clock
+
+_DAY_US = 86_400_000_000
+_AT_ONCE = 500
+_BETWEEN_BATCHES_S = 0.01
+"""For others who wait to write: the lock of a SQLite file is not handed on in turn."""
+
+# A literal, since an index for some of the rows is used only where a query names the same condition.
+_is_old = (reservations.c.state == literal_column("'EXPIRED'")) & (
+    reservations.c.expires_at_us <= bindparam("before_us")
+)
+_COUNT_OLD = Statement(select(func.count()).select_from(reservations).where(_is_old))
+# Past what a call has locked, which is about to hold it anew.
+_LOCK_OLD = Statement(
+    select(reservations.c.order_id)
+    .where(_is_old)
+    .order_by(reservations.c.expires_at_us)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_DELETE = Statement(delete(reservations).where(Among(reservations.c.order_id)).returning(reservations.c.order_id))
+
+
+def prune(settings: Settings, options: Namespace, clock: Clock = system_clock) -> None:
+    """Carries the command out, and says what it did. Raises SchemaMismatch, StorageUnavailable."""
+    with closing(Database(settings.database_url)) as database:
+        database.check_schema(REVISION, __version__)
+        if options.dry_run:
+            before_us = clock() - options.days * _DAY_US
+            ((count,),) = database.read(lambda session: session.rows(_COUNT_OLD, before_us=before_us))
+        else:
+            count = delete_old(database, options.days, clock)
+    age = "a day" if options.days == 1 else f"{options.days} days"
+    done = "to be deleted" if options.dry_run else "deleted"
+    print(f"Reservations that expired at least {age} ago: {count:,} {done}.")
+
+
+def delete_old(database: Database, days: int, clock: Clock) -> int:
+    """Deletes what expired at least so many days ago, a batch a transaction; gives how many. It may run beside others.
+
+    Raises StorageUnavailable.
+    """
+    total = 0
+    while True:
+        with database.write() as session:
+            before_us = clock() - days * _DAY_US
+            old = [order_id for (order_id,) in session.rows(_LOCK_OLD, before_us=before_us, limit=_AT_ONCE)]
+            total += len(session.rows_among(_DELETE, old))
+        if len(old) < _AT_ONCE:
+            return total
+        time.sleep(_BETWEEN_BATCHES_S)
