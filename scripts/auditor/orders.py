@@ -11,7 +11,7 @@ TAKEN = ("ACCEPTED", *DONE)
 RELEASED = ("CANCELLED", "REFUSED")
 
 KEPT_US = 23 * 3600 * 1_000_000
-"""The rows of an order that is younger than this are all there: pruning waits a day, and clocks may differ."""
+"""The rows of an order that is younger than this are all there: `prune` waits a day, and clocks may differ."""
 
 
 class Case(NamedTuple):
@@ -24,9 +24,13 @@ class Case(NamedTuple):
     reservation: Reservation | None
     hold: Hold | None
 
-    def position(self) -> tuple[str, str, str]:
-        """Where the order is on its way; it never comes back to a position that it has left."""
+    def position(self) -> tuple[int, str, str, str]:
+        """Where the order is on its way; it never comes back to a position that it has left.
+
+        One that was pruned may be there again under the same key, as another order, which was created later.
+        """
         return (
+            self.order.created_at_us if self.order else 0,
             self.order.status if self.order else "",
             self.to_reservations.kind if self.to_reservations else "",
             self.to_loyalty.kind if self.to_loyalty else "",
