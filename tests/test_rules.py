@@ -57,6 +57,7 @@ def test_this_tree_keeps_them(tree: Path) -> None:
             "a domain imports the standard library only, and this one sqlalchemy",
         ),
         (append("packages/loyalty/src/souk_loyalty/writer.py", "\n"), "writer.py differs from"),
+        (append("packages/loyalty/src/souk_loyalty/prune.py", "\n"), "prune.py differs from"),
     ],
 )
 def test_a_breach_is_named(tree: Path, spoil: Callable[[Path], None], sentence: str) -> None:

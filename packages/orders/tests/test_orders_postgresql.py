@@ -6,19 +6,23 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, Protocol
 
 import pytest
 from sqlalchemy import select, text
 
+from souk_orders import retention as retention_module
 from souk_orders import tables
 from souk_orders.book import Decided, Participant
 from souk_orders.database import Database
 from souk_orders.domain import Order, Refusal, Status, StorageUnavailable, Terms
 from souk_orders.migrate import migrate
 from souk_orders.relay import OutboxRelay, Reply
+from souk_orders.retention import Delete, SqlRetention
 from souk_orders.service import Answered, Cancel, Command, Complete, Create, Lease, Refuse
 from souk_orders.storage import SqlStorage, carry_out
+from souk_orders.writer import Clock
 
 PRINT = bytes(32)
 LATER_US = 10**15
@@ -154,6 +158,31 @@ async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storag
         postgresql.start()
     assert (await storage.order(order_id)).status is Status.ACCEPTED
     assert await storage.answers()
+
+
+async def test_a_prune_marks_past_what_others_have_locked_and_a_replay_waits_for_a_deletion(
+    database_url: str, open_storage: Callable[[], SqlStorage], terms: Terms, clock: Clock
+) -> None:
+    storage = open_storage()
+    locked, free = new_id(), new_id()
+    await storage.execute([Refuse(each, PRINT, "c-1", OUT_OF_STOCK) for each in (locked, free)])
+    leases = await storage.execute([Lease(to, 10, LATER_US) for to in Participant])
+    told = [delivery.message for outcome in leases if isinstance(outcome, tuple) for delivery in outcome]
+    await storage.execute([Answered(message, None) for message in told])
+    with closing(SqlRetention(Database(database_url), 1, clock)) as retention:
+        with storage._database.write() as session:
+            carry_out(session, [create(locked, terms)], 0)  # a replay
+            assert (await retention.mark("", 10)).count == 1
+        assert (await retention.mark("", 10)).count == 1
+        with storage._database.write() as session:
+            assert retention_module.carry_out(session, [Delete([free], 0)], clock()) == [1]
+            placed = asyncio.create_task(open_storage().execute([create(free, terms)]))
+            async with asyncio.timeout(30):
+                while not query_one(storage, WAITING):  # noqa: ASYNC110 (the event is in the server)
+                    await asyncio.sleep(0.01)
+    (decided,) = await placed
+    assert isinstance(decided, Decided)
+    assert not decided.replayed
 
 
 def test_order_ids_are_sorted_by_their_bytes(database_url: str) -> None:

@@ -21,9 +21,11 @@ from souk_reservations.database import Conflict, Database
 from souk_reservations.domain import Item, Line, OutOfStock, Reservation, State, StorageUnavailable
 from souk_reservations.environment import BadSetting
 from souk_reservations.migrate import migrate
-from souk_reservations.service import Confirm, PutItem, Release, Reserve, RestockItem
+from souk_reservations.prune import delete_old
+from souk_reservations.service import Confirm, ExpireDue, PutItem, Release, Reserve, RestockItem
 from souk_reservations.statements import Statement
-from souk_reservations.storage import SqlStorage, reservations
+from souk_reservations.storage import SqlStorage, carry_out, reservations
+from souk_reservations.writer import Clock
 
 
 class Server(Protocol):
@@ -171,6 +173,23 @@ async def test_a_restart_amid_writes_loses_nothing_that_was_answered(
     there = {each.order_id for each in await _all_reservations(opened[0])}
     assert answered <= there <= tries
     assert (await opened[0].item("tea")).sold == len(there)
+
+
+async def test_a_prune_passes_over_what_a_call_is_about_to_hold_anew(
+    open_storage: Callable[[], SqlStorage], clock: Clock, advance: Callable[[float], None]
+) -> None:
+    storage, pruned = open_storage(), open_storage()._database
+    again, other = new_id(), new_id()
+    lines = (Line("tea", 1),)
+    await storage.execute([PutItem("tea", "Tea", 450, 5), *(Reserve(each, lines, 1) for each in (again, other))])
+    advance(1)
+    await storage.execute([ExpireDue(10)])
+    advance(86_400)
+    with storage._database.write() as session:
+        carry_out(session, [Reserve(again, lines, 10)], clock())
+        assert delete_old(pruned, 1, clock) == 1
+    assert (await storage.reservation(again)).state is State.HELD
+    assert delete_old(pruned, 1, clock) == 0
 
 
 def test_skus_are_sorted_by_their_bytes(database_url: str) -> None:

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from sqlalchemy import select, text
 
 from souk_reservations.database import Database
@@ -121,24 +120,3 @@ async def test_the_command_says_what_it_would_do_and_does_it(
     ):
         done = run(database_url, *arguments)
         assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
-
-
-@pytest.mark.parametrize("days", ["0", "-1", "1.5", "a week", "36501"])
-def test_an_age_that_cannot_be_meant_is_refused(days: str) -> None:
-    done = run("sqlite:///never.db", f"--days={days}")
-    assert done.returncode == 2
-    assert done.stderr.endswith(f"--days: it is '{days}', and must be a whole number from 1 to 36500\n")
-
-
-async def test_a_database_that_lacks_the_index_is_left_alone(storage: SqlStorage, database_url: str) -> None:
-    with storage._database.begin() as connection:
-        connection.execute(text("UPDATE schema_support SET revision = '0002'"))
-    done = run(database_url)
-    assert done.returncode == 1
-    assert "run the `migrate` command of this version first" in done.stderr
-
-
-def test_serving_loads_nothing_of_it() -> None:
-    loaded = "'souk_reservations.prune' in sys.modules"
-    code = f"import sys, souk_reservations.__main__, souk_reservations.app; sys.exit({loaded})"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

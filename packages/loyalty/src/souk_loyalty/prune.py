@@ -1,6 +1,7 @@
-"""`python -m souk_loyalty prune`: deletes what has been EXPIRED for long. To every call it is as good as no row.
+"""`python -m souk_… prune`: deletes what has been EXPIRED for long. To every call it is as good as no row.
 
 What is CLOSED goes when orders says that it may be forgotten, and what is CONFIRMED stays: docs/retention.md.
+The same file stands in both services whose rows expire; see docs/adr/0003-one-writer.md.
 """
 
 import time
@@ -9,30 +10,26 @@ from contextlib import closing
 
 from sqlalchemy import bindparam, delete, func, literal_column, select
 
-from souk_loyalty import __version__
-from souk_loyalty.database import Database
-from souk_loyalty.settings import Settings
-from souk_loyalty.statements import Among, Statement
-from souk_loyalty.storage import REVISION, holds
-from souk_loyalty.writer import Clock, system_clock
+from . import __version__
+from .database import Database
+from .settings import Settings
+from .statements import Among, Statement
+from .storage import EXPIRING, REVISION
+from .writer import Clock, system_clock
 
 _DAY_US = 86_400_000_000
 _AT_ONCE = 500
 _BETWEEN_BATCHES_S = 0.01
 """For others who wait to write: the lock of a SQLite file is not handed on in turn."""
 
+_order_id, _expires_at_us = EXPIRING.c.order_id, EXPIRING.c.expires_at_us
 # A literal, since an index for some of the rows is used only where a query names the same condition.
-_is_old = (holds.c.state == literal_column("'EXPIRED'")) & (holds.c.expires_at_us <= bindparam("before_us"))
-_COUNT_OLD = Statement(select(func.count()).select_from(holds).where(_is_old))
+_is_old = (EXPIRING.c.state == literal_column("'EXPIRED'")) & (_expires_at_us <= bindparam("before_us"))
+_old = select(_order_id).where(_is_old).order_by(_expires_at_us).limit(bindparam("limit"))
 # Past what a call has locked, which is about to hold it anew.
-_LOCK_OLD = Statement(
-    select(holds.c.order_id)
-    .where(_is_old)
-    .order_by(holds.c.expires_at_us)
-    .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
-)
-_DELETE = Statement(delete(holds).where(Among(holds.c.order_id)).returning(holds.c.order_id))
+_LOCK_OLD = Statement(_old.with_for_update(skip_locked=True))
+_DELETE = Statement(delete(EXPIRING).where(Among(_order_id)).returning(_order_id))
+_COUNT_OLD = Statement(select(func.count()).select_from(EXPIRING).where(_is_old))
 
 
 def prune(settings: Settings, options: Namespace, clock: Clock = system_clock) -> None:
@@ -46,7 +43,7 @@ def prune(settings: Settings, options: Namespace, clock: Clock = system_clock) -
             count = delete_old(database, options.days, clock)
     age = "a day" if options.days == 1 else f"{options.days} days"
     done = "to be deleted" if options.dry_run else "deleted"
-    print(f"Holds that expired at least {age} ago: {count:,} {done}.")
+    print(f"{EXPIRING.name.capitalize()} that expired at least {age} ago: {count:,} {done}.")
 
 
 def delete_old(database: Database, days: int, clock: Clock) -> int:

@@ -83,6 +83,9 @@ holds = Table(
     Column("expires_at_us", BigInteger, nullable=False),
     CheckConstraint("0 <= points_redeemed AND 0 <= points_earned", name="points_are_not_negative"),
 )
+EXPIRING = holds
+"""As `prune` calls them."""
+
 # A literal, since an index for some of the rows is used only where a query names the same condition.
 _is_held = holds.c.state == literal_column("'HELD'")
 

@@ -15,7 +15,7 @@ There is one decision for an order id, made once: an order, or a refusal. Every 
 
 An order without loyalty sends it a Release in place of the Confirm, and needs the yes of reservations only. A refused
 id gives its refusal to create and refuse, and is unknown to all others. A replay with another fingerprint is KeyReused.
-Long after nobody must be told of it any more, `prune` may delete a refused id or a CANCELLED order: then there is no row.
+Long after nobody must be told of it any more `prune` may delete a refused id or a CANCELLED order: no row, again.
 """
 
 from collections.abc import Iterable, Mapping

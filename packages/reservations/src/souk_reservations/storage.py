@@ -83,6 +83,9 @@ reservations = Table(
     Column("quote", JSON, nullable=False),  # [[name, unit_price], …] of the lines, while they are HELD
     Column("expires_at_us", BigInteger, nullable=False),
 )
+EXPIRING = reservations
+"""As `prune` calls them."""
+
 # A literal, since an index for some of the rows is used only where a query names the same condition.
 _is_held = reservations.c.state == literal_column("'HELD'")
 
