@@ -157,7 +157,11 @@ async def test_orders_that_stand_never_go(
 
 
 async def test_an_order_that_was_cancelled_just_now_stays_however_old_it_is(
-    storage: SqlStorage, terms: Terms, advance: Callable[[float], None], prune: Prune
+    storage: SqlStorage,
+    terms: Terms,
+    advance: Callable[[float], None],
+    prune: Prune,
+    participants: dict[Participant, Forgetting],
 ) -> None:
     (order_id,) = await place(storage, terms)
     advance(1000 * DAY_S)
@@ -167,6 +171,7 @@ async def test_an_order_that_was_cancelled_just_now_stays_however_old_it_is(
     advance(DAY_S)
     assert await prune() == (0, 0)
     assert statuses(storage) == {order_id: "CANCELLED"}
+    assert [client.told for client in participants.values()] == [[], []]
 
 
 async def test_it_is_a_day_at_least_whatever_is_asked_for(
