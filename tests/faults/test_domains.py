@@ -98,6 +98,15 @@ class StockMachine(RuleBasedStateMachine):
             after = self.stock.reservations[order_id]
             assert after.state is reservations.State.EXPIRED if due else after == row
 
+    @rule(wanted=st.lists(order_ids))
+    def forget(self, wanted: list[str]) -> None:
+        stays = (reservations.State.HELD, reservations.State.CONFIRMED)
+        before = dict(self.stock.reservations)
+        kept = self.stock.forget(wanted)
+        assert {*kept} == {each for each in wanted if each in before and before[each].state in stays}
+        gone = {*wanted} - {*kept}
+        assert self.stock.reservations == {order_id: row for order_id, row in before.items() if order_id not in gone}
+
     @rule(sku=skus, quantity=st.integers(1, 5))
     def restock(self, sku: str, quantity: int) -> None:
         self.stock.restock(sku, quantity)
@@ -195,6 +204,15 @@ class LedgerMachine(RuleBasedStateMachine):
             due = row.state is loyalty.State.HELD and row.expires_at_us <= self.now_us
             after = self.ledger.holds[order_id]
             assert after.state is loyalty.State.EXPIRED if due else after == row
+
+    @rule(wanted=st.lists(order_ids))
+    def forget(self, wanted: list[str]) -> None:
+        stays = (loyalty.State.HELD, loyalty.State.CONFIRMED)
+        before = dict(self.ledger.holds)
+        kept = self.ledger.forget(wanted)
+        assert {*kept} == {each for each in wanted if each in before and before[each].state in stays}
+        gone = {*wanted} - {*kept}
+        assert self.ledger.holds == {order_id: row for order_id, row in before.items() if order_id not in gone}
 
     @rule(customer=customers, points=points)
     def put(self, customer: str, points: int) -> None:

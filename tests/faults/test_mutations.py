@@ -208,6 +208,32 @@ MUTATIONS = [
         ),
         "tests/faults/test_domains.py::TestStockUnderAnyCalls",
     ),
+    Mutation(
+        "Forget takes away what is HELD, too",
+        "loyalty",
+        (
+            Change(
+                "domain.py",
+                "            if row.state in (State.CLOSED, State.EXPIRED):\n",
+                "            if row.state is not State.CONFIRMED:\n",
+            ),
+        ),
+        "tests/conformance/test_state_table.py::test_a_hold_is_not_forgotten[loyalty]",
+    ),
+    Mutation(
+        "an order is deleted before its participants have forgotten it",
+        "orders",
+        (
+            Change(
+                "pruner.py",
+                "        for participant, client in self._participants.items():\n",
+                "        self.pruned.deleted += await self._retention.delete(order_ids)\n"
+                "        for participant, client in self._participants.items():\n",
+            ),
+        ),
+        "tests/faults/test_retention.py"
+        "::test_a_run_that_is_killed_is_taken_up_by_the_next_one[before the call-reservations-sqlite]",
+    ),
 ]
 
 
