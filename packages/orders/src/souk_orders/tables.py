@@ -138,10 +138,8 @@ def order_row(decision: Decision) -> dict[str, object]:
 
 
 def message_row(message: Message) -> dict[str, object]:
-    """A row, new or changed: its key stands there twice, as columns to insert and as parameters to find it by."""
+    """A row, new or changed."""
     return {
-        "key": message.order_id,
-        "to": message.participant.value,
         "order_id": message.order_id,
         "participant": message.participant.value,
         "kind": message.kind.value,
