@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def serve(settings: Settings) -> int:
-    gc.disable()  # all that is loaded now stays: to look through it again and again took a tenth of the start
+    gc.disable()  # all that is loaded now stays: to look through it again and again took up to a tenth of the start
     # Not above: a health check every few seconds should not load all of it.
     import uvloop
 

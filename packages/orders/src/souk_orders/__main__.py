@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _serve(settings: Settings) -> None:
-    gc.disable()  # all that is loaded now stays: to look through it again and again took a tenth of the start
+    gc.disable()  # all that is loaded now stays: to look through it again and again took up to a tenth of the start
     import uvloop
 
     from .app import serve
