@@ -10,11 +10,9 @@ import subprocess
 import sys
 
 from . import SERVICE, __version__
-from .database import Database, SchemaBehind, SchemaMismatch
 from .domain import StorageUnavailable
 from .environment import BadSetting, read
 from .settings import Settings
-from .storage import REVISION
 
 
 def main() -> None:
@@ -36,14 +34,17 @@ def main() -> None:
         arguments.run(settings)
     except BadSetting as error:
         parser.exit(2, f"souk_{SERVICE}: {error}\n")
-    except (SchemaMismatch, StorageUnavailable, RuntimeError) as error:
+    except (StorageUnavailable, RuntimeError) as error:
         parser.exit(1, f"souk_{SERVICE}: {error}\n")
 
 
 def _serve(settings: Settings) -> None:
+    gc.disable()  # all that is loaded now stays: to look through it again and again took up to a tenth of the start
     import uvloop
 
     from .app import serve
+    from .database import Database, SchemaBehind
+    from .storage import REVISION
 
     database = Database(settings.database_url)
     try:
@@ -56,8 +57,9 @@ def _serve(settings: Settings) -> None:
         if migrating.returncode:
             sys.exit(migrating.returncode)  # it has said why
         database.check_schema(REVISION, __version__)
-    gc.freeze()  # what has been loaded stays: no need to look through it again and again
+    gc.freeze()  # nor is it looked through later
     gc.set_threshold(50_000)
+    gc.enable()
     uvloop.run(serve(settings, database))
 
 

@@ -55,7 +55,7 @@ class Conflict(StorageUnavailable):
     """
 
 
-class SchemaMismatch(Exception):
+class SchemaMismatch(RuntimeError):
     """This version of the service cannot work on this database; the text says what to do."""
 
 
