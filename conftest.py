@@ -156,10 +156,13 @@ class Plans:
             self._explain(self_, statement, parameters)
             return rows(self_, statement, **parameters)
 
-        def explained_change(self_: Any, statement: Any, parameters: Any) -> None:
-            if parameters:
-                self._explain(self_, statement, parameters[0])
-            change(self_, statement, parameters)
+        def explained_change(self_: Any, what: Any, given: Any) -> None:
+            if given:
+                if self_._embedded:
+                    self._explain(self_, what.one, given[0])
+                else:
+                    self._explain(self_, what.many, {name: [row[name] for row in given] for name in what.names})
+            change(self_, what, given)
 
         monkeypatch.setattr(session, "rows", explained_rows)
         monkeypatch.setattr(session, "change", explained_change)
@@ -181,3 +184,23 @@ class Plans:
 def plans_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Plans]:
     """Given a service's class Session, collects the plans of its statements."""
     return lambda session: Plans(session, monkeypatch)
+
+
+@pytest.fixture
+def prepared_plans() -> Callable[[Any], list[str]]:
+    """Given a service's Database on PostgreSQL, how it will carry out what it has prepared: text and steps of each."""
+
+    def explained(database: Any) -> list[str]:
+        cursor = database._kept[-1].driver_connection.cursor()
+        prepared = cursor.execute(
+            "SELECT name, cardinality(parameter_types), statement FROM pg_prepared_statements", prepare=False
+        ).fetchall()
+        plans = []
+        for name, parameters, statement in prepared:
+            given = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
+            steps = cursor.execute(f"EXPLAIN (COSTS OFF) EXECUTE {name}{given}", prepare=False).fetchall()
+            plans.append("\n".join([statement, *(step for (step,) in steps)]))
+        cursor.connection.rollback()
+        return plans
+
+    return explained

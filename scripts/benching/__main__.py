@@ -24,7 +24,7 @@ from releasing.ledger import ROOT
 from skewing.installed import of_tree
 from skewing.processes import Failed
 
-from benching import measures
+from benching import measures, starts
 from benching.load import NoLoad
 from benching.report import Figures, as_json, as_text
 from benching.stacks import BACKENDS, Bare, Souk, Stack
@@ -33,7 +33,6 @@ from conftest import PostgreSQL
 WHAT = ("throughput", "memory", "growth", "start")
 STACKS = ("bare", "sqlite", "postgresql")
 DOCUMENT, DATA = ROOT / "docs/benchmarks.md", ROOT / "docs/benchmarks.json"
-START_ROUNDS = 7
 MARK = "<!-- written by ./scripts/bench --write -->\n"
 
 
@@ -78,7 +77,7 @@ def started(names: Sequence[str], folder: Path, undo: ExitStack) -> Sequence[Sta
 
 def run(options: argparse.Namespace) -> Figures:
     """All measurements that are asked for. Raises Failed, CannotBuild, NoLoad."""
-    throughput, memory, start = [], [], {}
+    throughput, memory, start, up_ms, containers = [], [], {}, None, {}
     growth: Sequence[measures.Growth] = []
     CACHE.mkdir(parents=True, exist_ok=True)
     with (
@@ -98,14 +97,18 @@ def run(options: argparse.Namespace) -> Figures:
                     if "memory" in options.only:
                         memory = list(measures.memory(stack, options.orders, say))
                     if "start" in options.only:
-                        start = dict(measures.start(stack, START_ROUNDS, say))
+                        start = dict(starts.processes(stack, options.starts, say))
             for stack in stacks:
                 stack.audit()
                 stack.stop()
+        if "start" in options.only:  # nothing else runs any more
+            up_ms = starts.up(folder / "up", options.starts, say)
+            containers = dict(starts.containers(options.starts, say))
         if "growth" in options.only:
             stored = (measures.FEW, options.many)
             growth = measures.growth(of_tree(), folder, stored, options.seconds, options.rounds, say)
-    return Figures(machine(), git("describe", "--always", "--dirty").strip(), throughput, memory, growth, start)
+    revision = git("describe", "--always", "--dirty").strip()
+    return Figures(machine(), revision, throughput, memory, growth, start, up_ms, containers)
 
 
 def number(text: str) -> int:
@@ -132,6 +135,7 @@ def main() -> int:
     parser.add_argument(
         "--many", type=number, default=measures.MANY, metavar="N", help="stored orders to grow to (%(default)s)"
     )
+    parser.add_argument("--starts", type=number, default=7, metavar="N", help="starts of each (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures for machines")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and docs/benchmarks.json")
     options = parser.parse_args()

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from releasing.ledger import ROOT
 from skewing.installed import Installed
-from skewing.processes import Failed, Process
+from skewing.processes import Failed
 
 from benching import load
 from benching.stacks import BACKENDS, CUSTOMERS, Souk, Stack
 from benching.usage import cpu_s, rss_mb
-from souk_contracts.probe import is_serving
 
 FEW, MANY = 1_000, 1_000_000
 """Orders that are stored before growth is measured."""
@@ -26,7 +25,6 @@ GROWTH_CUSTOMERS, GROWTH_CONNECTIONS = 100, 64
 PAGES = 200
 SAMPLE = 10_000
 """Orders between two looks at the memory."""
-_START_S = 30
 
 Say = Callable[[str], None]
 
@@ -184,23 +182,3 @@ def _page_ms(souk: Souk) -> float:
             raise Failed(f"{souk.name}: a page of orders was answered with {answer.status}: {content.decode()}")
     connection.close()
     return statistics.median(taken) * 1000
-
-
-def start(souk: Souk, rounds: int, say: Say) -> Mapping[str, float]:
-    """Milliseconds from exec to SERVING of each service, its database migrated: medians. Raises Failed."""
-    found = {}
-    for service in BACKENDS:
-        process = souk.process(service)
-        found[service] = statistics.median(_start_ms(process) for _ in range(rounds))
-        say(f"{service}: {found[service]:.0f} ms from exec to SERVING")
-    return found
-
-
-def _start_ms(process: Process) -> float:
-    process.kill()
-    started = time.monotonic()
-    process.spawn()
-    while not is_serving(process.address):
-        if time.monotonic() > started + _START_S:
-            raise Failed(f"{process.what} does not answer within {_START_S} s:\n{process.wrote()}")
-    return (time.monotonic() - started) * 1000

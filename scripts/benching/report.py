@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from benching.measures import Growth, Memory, Throughput
+from benching.starts import ContainerStart
 
 RSS_PROCESSES = ("reservations", "loyalty", "orders")
 
@@ -19,6 +20,11 @@ class Figures:
     memory: Sequence[Memory] = ()
     growth: Sequence[Growth] = ()
     start_ms: Mapping[str, float] = field(default_factory=dict)
+    """Of each service's process, from exec to SERVING."""
+    up_ms: float | None = None
+    """From `scripts/up` until it says that Souk answers."""
+    container_start: Mapping[str, ContainerStart] = field(default_factory=dict)
+    """Of each service, where a container engine answers."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,18 @@ def _sections(figures: Figures) -> Iterator[str]:
             ("RSS in MB after orders", *names),
             [(f"{each.orders:,}", *(f"{each.rss_mb[name]:.1f}" for name in names)) for each in figures.memory],
         )
-    if figures.start_ms:
-        yield from _table(
-            ("service", "exec to SERVING, ms"), [(name, f"{took:.0f}") for name, took in figures.start_ms.items()]
-        )
+    if starts := list(_starts(figures)):
+        yield from _table(("start", "ms"), starts)
+
+
+def _starts(figures: Figures) -> Iterator[tuple[str, str]]:
+    for service, took_ms in figures.start_ms.items():
+        yield f"{service}: exec to SERVING", f"{took_ms:.0f}"
+    if figures.up_ms is not None:
+        yield "`./scripts/up`, warm, until Souk answers", f"{figures.up_ms:.0f}"
+    for service, start in figures.container_start.items():
+        yield f"{service} in a container: `docker run` to SERVING", f"{start.run_ms:.0f}"
+        yield f"{service} in a container: start of its process to SERVING", f"{start.process_ms:.0f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from souk_loyalty.database import Database
 from souk_loyalty.domain import Hold, State, StorageUnavailable
 from souk_loyalty.migrate import migrate
 from souk_loyalty.rules import Tier
-from souk_loyalty.service import Confirm, PlaceHold, PutAccount, Release
+from souk_loyalty.service import Confirm, ExpireDue, PlaceHold, PutAccount, Release
 from souk_loyalty.storage import SqlStorage, holds
 
 
@@ -100,3 +101,16 @@ def test_customer_ids_are_sorted_by_their_bytes(database_url: str) -> None:
         )
         assert connection.execute(text(query)).scalar_one() == "C"
     database.close()
+
+
+async def test_plans_that_were_made_while_tables_were_empty_are_those_of_full_ones(
+    storage: SqlStorage, prepared_plans: Callable[[Database], list[str]]
+) -> None:
+    order_id = new_id()
+    await storage.execute([PutAccount("c-1", "Amina", Tier.GOLD, 100)])
+    await storage.execute([PlaceHold(order_id, "c-1", 1000, 10, ttl_us=10)])
+    await storage.execute([Confirm(order_id, "c-1", 10, 1), Release(order_id), ExpireDue(100)])
+    await storage.accounts("", 10)
+    plans = prepared_plans(storage._database)
+    assert len(plans) > 10
+    assert [plan for plan in plans if re.search(r"Seq Scan|Hash Join|Merge Join", plan)] == []

@@ -84,3 +84,8 @@ def test_a_database_in_a_folder_that_is_not_there_is_told_in_a_sentence(environm
     ended = run("serve", {**environment, "SOUK_LOYALTY_DATABASE_URL": "sqlite:////no/such/folder/l.db"})
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
+
+
+def test_health_loads_no_database() -> None:
+    code = "import sys, souk_loyalty.__main__; print(sorted({'grpc', 'sqlalchemy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

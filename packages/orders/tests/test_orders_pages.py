@@ -14,7 +14,7 @@ from souk_orders import limits, tables
 from souk_orders.domain import InvalidArgument, Line, Order, Refusal, RefusedOrder, Status, Terms
 from souk_orders.service import Orders
 from souk_orders.statements import Session
-from souk_orders.storage import _INSERT_ORDER, SqlStorage
+from souk_orders.storage import _INSERT_ORDERS, SqlStorage
 
 CUSTOMERS = ("c-0", "c-1", "c-2")
 FILTERS = [(customer, status) for customer in ("", "c-1") for status in (None, Status.CONFIRMED)]
@@ -46,7 +46,7 @@ def fill(storage: SqlStorage, orders: Sequence[Order]) -> None:
     ]
     rows = [*map(tables.order_row, orders), *map(tables.order_row, refused)]
     with storage._database.write() as session:
-        session.change(_INSERT_ORDER, rows)
+        session.change(_INSERT_ORDERS, rows)
 
 
 async def all_pages(orders: Orders, customer_id: str, status: Status | None, size: int) -> list[Sequence[Order]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from souk_orders import tables
 from souk_orders.book import Decided, Participant
 from souk_orders.database import Database
 from souk_orders.domain import Order, Refusal, Status, StorageUnavailable, Terms
+from souk_orders.limits import START
 from souk_orders.migrate import migrate
 from souk_orders.relay import OutboxRelay, Reply
 from souk_orders.retention import Delete, SqlRetention
@@ -228,3 +230,19 @@ def test_a_newer_version_that_migrates_at_the_same_time_is_no_failure(database_u
             connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         waiting.result()
     database.close()
+
+
+async def test_plans_that_were_made_while_tables_were_empty_are_those_of_full_ones(
+    storage: SqlStorage, terms: Terms, prepared_plans: Callable[[Database], list[str]]
+) -> None:
+    placed, refused = create(new_id(), terms), Refuse(new_id(), PRINT, "c-1", OUT_OF_STOCK)
+    await storage.execute([placed, refused])
+    (leased,) = await storage.execute([Lease(Participant.LOYALTY, 8, lease_us=1)])
+    assert isinstance(leased, tuple)
+    await storage.execute([Answered(delivery.message, no=None) for delivery in leased])
+    await storage.execute([Cancel(placed.order_id)])
+    await storage.order_with_history(placed.order_id)
+    await storage.orders("c-1", Status.CONFIRMED, START, 8)
+    plans = prepared_plans(storage._database)
+    assert len(plans) > 9
+    assert [plan for plan in plans if re.search(r"Seq Scan|Hash Join|Merge Join", plan)] == []

@@ -132,7 +132,7 @@ async def test_the_database_itself_refuses_a_second_decision(storage: SqlStorage
     (decided,) = await storage.execute([create(order_id, terms)])
     assert isinstance(decided, Decided)
     with pytest.raises((sqlite3.IntegrityError, Conflict)), storage._database.write() as session:
-        session.change(storage_module._INSERT_ORDER, [tables.order_row(decided.decision)])
+        session.change(storage_module._INSERT_ORDERS, [tables.order_row(decided.decision)])
 
 
 @pytest.mark.parametrize("step", ["_save_decisions", "_save_outbox"])
@@ -405,7 +405,7 @@ def test_what_nobody_foresaw_leaves_no_connection_behind_that_is_amid_a_transact
 
     def write_and_fail() -> None:
         with database.write() as session:
-            session.change(Statement(text("DELETE FROM alembic_version")), [{}])
+            session.run(Statement(text("DELETE FROM alembic_version")))
             fail(session)
 
     with pytest.raises(ZeroDivisionError):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -272,3 +273,16 @@ def test_a_service_on_sqlite_does_not_load_the_driver(tmp_path: Path) -> None:
         "sys.exit('psycopg' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+async def test_plans_that_were_made_while_tables_were_empty_are_those_of_full_ones(
+    storage: SqlStorage, prepared_plans: Callable[[Database], list[str]]
+) -> None:
+    order_id, lines = new_id(), (Line("tea", 1), Line("mug", 2))
+    await storage.execute([PutItem("tea", "Tea", 1, 100), PutItem("mug", "Mug", 1, 100)])
+    await storage.execute([Reserve(order_id, lines, ttl_us=10)])
+    await storage.execute([Confirm(order_id, lines), Release(order_id), ExpireDue(100)])
+    await storage.items("", 10)
+    plans = prepared_plans(storage._database)
+    assert len(plans) > 10
+    assert [plan for plan in plans if re.search(r"Seq Scan|Hash Join|Merge Join", plan)] == []

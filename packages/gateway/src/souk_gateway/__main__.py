@@ -1,7 +1,6 @@
 """`python -m souk_gateway serve` runs the gateway; `health` tells by its exit code whether one answers."""
 
 import gc
-import http.client
 import os
 import sys
 
@@ -37,6 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def serve(settings: Settings) -> int:
+    gc.disable()  # all that is loaded now stays: to look through it again and again took up to a tenth of the start
     # Not above: a health check every few seconds should not load all of it.
     import uvloop
 
@@ -44,8 +44,9 @@ def serve(settings: Settings) -> int:
     from souk_gateway.logs import configure
 
     configure(settings.log_level)
-    gc.freeze()  # what has been loaded stays: no need to look through it again and again
+    gc.freeze()  # nor is it looked through later
     gc.set_threshold(50_000)
+    gc.enable()
     try:
         uvloop.run(run(settings))
     except CannotListen as error:
@@ -58,6 +59,8 @@ def serve(settings: Settings) -> int:
 
 
 def health(settings: Settings) -> int:
+    import http.client  # not above: serving needs none of it
+
     connection = http.client.HTTPConnection(_WILDCARDS.get(settings.host, settings.host), settings.port, timeout=3)
     try:
         connection.request("GET", "/health/live")

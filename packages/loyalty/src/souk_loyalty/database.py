@@ -38,6 +38,10 @@ _POSTGRESQL: dict[str, object] = {
 _POSTGRESQL_SESSION = (
     "SET statement_timeout = '5s'",  # as long as the gateway waits for anyone
     "SET idle_in_transaction_session_timeout = '5s'",  # a process that has stopped lets go of the rows it has locked
+    # Each statement is planned once for a connection, and every one has an index to go by. So no plan may rest on how
+    # few rows there were when it was made: on an empty table, reading all of it or joining by a hash looks best.
+    "SET plan_cache_mode = force_generic_plan",
+    *(f"SET enable_{way} = off" for way in ("seqscan", "hashjoin", "mergejoin")),
 )
 
 _CONFLICTS = frozenset({"23505", "40001", "40P01"})
@@ -51,7 +55,7 @@ class Conflict(StorageUnavailable):
     """
 
 
-class SchemaMismatch(Exception):
+class SchemaMismatch(RuntimeError):
     """This version of the service cannot work on this database; the text says what to do."""
 
 
@@ -77,6 +81,7 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             connect = {name: value for name, value in _POSTGRESQL.items() if name not in parsed.query}
+            connect["prepare_threshold"] = 0  # each statement the first time
             self.engine = create_engine(
                 parsed, connect_args=connect, isolation_level="READ COMMITTED", poolclass=NullPool
             )
@@ -255,6 +260,9 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 
 def _configure_postgresql(connection: Any, _record: object) -> None:
+    from psycopg.types.numeric import Int8Dumper
+
+    connection.adapters.register_dumper(int, Int8Dumper)  # by size, a statement would be another one for larger numbers
     for statement in _POSTGRESQL_SESSION:
         connection.execute(statement)
     connection.commit()

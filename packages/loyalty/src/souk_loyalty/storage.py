@@ -14,11 +14,8 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
-    delete,
-    insert,
     literal_column,
     select,
-    update,
 )
 
 from souk_loyalty.database import Conflict, Database
@@ -43,7 +40,7 @@ from souk_loyalty.service import (
     PutAccount,
     Release,
 )
-from souk_loyalty.statements import Among, Row, Session, Statement
+from souk_loyalty.statements import Among, Change, Row, Session, Statement, deleting, inserting, updating
 from souk_loyalty.writer import Clock, Writer, system_clock
 
 REVISION = "0003"
@@ -117,22 +114,12 @@ _SELECT_PAGE = Statement(
     .order_by(accounts.c.customer_id)
     .limit(bindparam("limit"))
 )
-_INSERT_ACCOUNT = Statement(insert(accounts).inline())
-_INSERT_HOLD = Statement(insert(holds).inline())
-_INSERT_JOURNAL = Statement(
-    insert(journal).inline().values({name: bindparam(name) for name in ("customer_id", "points", "at_us")})
-)
-_UPDATE_ACCOUNT = Statement(
-    update(accounts)
-    .where(accounts.c.customer_id == bindparam("key"))
-    .values({column.name: bindparam(column.name) for column in accounts.c if not column.primary_key})
-)
-_UPDATE_HOLD = Statement(
-    update(holds)
-    .where(holds.c.order_id == bindparam("key"))
-    .values({column.name: bindparam(column.name) for column in holds.c if not column.primary_key})
-)
-_DELETE_HOLD = Statement(delete(holds).where(holds.c.order_id == bindparam("key")))
+_INSERT_ACCOUNTS = inserting(accounts)
+_INSERT_HOLDS = inserting(holds)
+_INSERT_JOURNAL = inserting(journal, without=("id",))
+_UPDATE_ACCOUNTS = updating(accounts)
+_UPDATE_HOLDS = updating(holds)
+_DELETE_HOLDS = deleting(holds)
 
 Result = TypeVar("Result")
 Entity = TypeVar("Entity")
@@ -213,9 +200,9 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     if session.rows_among(_SELECT_HOLDS, order_ids - ledger.holds.keys() - old_holds.keys()):
         raise Conflict
     forgotten = sorted(old_holds.keys() - ledger.holds.keys())
-    session.change(_DELETE_HOLD, [{"key": order_id} for order_id in forgotten])
-    _save(session, _INSERT_ACCOUNT, _UPDATE_ACCOUNT, old_accounts, ledger.accounts, _account_row)
-    _save(session, _INSERT_HOLD, _UPDATE_HOLD, old_holds, ledger.holds, _hold_row)
+    session.change(_DELETE_HOLDS, [{"order_id": order_id} for order_id in forgotten])
+    _save(session, _INSERT_ACCOUNTS, _UPDATE_ACCOUNTS, old_accounts, ledger.accounts, _account_row)
+    _save(session, _INSERT_HOLDS, _UPDATE_HOLDS, old_holds, ledger.holds, _hold_row)
     session.change(
         _INSERT_JOURNAL,
         [{"customer_id": entry.customer_id, "points": entry.points, "at_us": now_us} for entry in ledger.journal],
@@ -259,12 +246,8 @@ def _hold(row: Row) -> Hold:
     return Hold(order_id, State(state), *rest)
 
 
-# Rows for changes name their key twice: a column to insert, a parameter to find it by.
-
-
 def _account_row(account: Account) -> dict[str, object]:
     return {
-        "key": account.customer_id,
         "customer_id": account.customer_id,
         "name": account.name,
         "tier": account.tier.value,
@@ -276,7 +259,6 @@ def _account_row(account: Account) -> dict[str, object]:
 
 def _hold_row(hold: Hold) -> dict[str, object]:
     return {
-        "key": hold.order_id,
         "order_id": hold.order_id,
         "state": hold.state.value,
         "customer_id": hold.customer_id,
@@ -292,8 +274,8 @@ def _hold_row(hold: Hold) -> dict[str, object]:
 
 def _save(
     session: Session,
-    insert: Statement,
-    update: Statement,
+    insert: Change,
+    update: Change,
     old: Mapping[str, Entity],
     new: Mapping[str, Entity],
     row: Callable[[Entity], dict[str, object]],

@@ -8,14 +8,11 @@ import gc
 import logging
 import subprocess
 import sys
-from pathlib import Path
 
 from . import SERVICE, __version__
-from .database import Database, SchemaBehind, SchemaMismatch
 from .domain import StorageUnavailable
 from .environment import BadSetting, read
 from .settings import Settings
-from .storage import REVISION
 
 
 def main() -> None:
@@ -33,7 +30,7 @@ def main() -> None:
     )
     pruning.add_argument("--dry-run", action="store_true", help="say what there is to delete, and leave it")
     if SERVICE == "orders":  # nobody asks for what expired unused
-        pruning.add_argument("--archive", type=Path, metavar="FILE", help="append each order first, as a line of JSON")
+        pruning.add_argument("--archive", metavar="FILE", help="append each order first, as a line of JSON")
     arguments = parser.parse_args()
     try:
         settings = read(Settings, SERVICE)
@@ -45,14 +42,17 @@ def main() -> None:
         arguments.run(settings, arguments)
     except BadSetting as error:
         parser.exit(2, f"souk_{SERVICE}: {error}\n")
-    except (SchemaMismatch, StorageUnavailable, RuntimeError) as error:
+    except (StorageUnavailable, RuntimeError) as error:
         parser.exit(1, f"souk_{SERVICE}: {error}\n")
 
 
 def _serve(settings: Settings, _: argparse.Namespace) -> None:
+    gc.disable()  # all that is loaded now stays: to look through it again and again took up to a tenth of the start
     import uvloop
 
     from .app import serve
+    from .database import Database, SchemaBehind
+    from .storage import REVISION
 
     database = Database(settings.database_url)
     try:
@@ -65,8 +65,9 @@ def _serve(settings: Settings, _: argparse.Namespace) -> None:
         if migrating.returncode:
             sys.exit(migrating.returncode)  # it has said why
         database.check_schema(REVISION, __version__)
-    gc.freeze()  # what has been loaded stays: no need to look through it again and again
+    gc.freeze()  # nor is it looked through later
     gc.set_threshold(50_000)
+    gc.enable()
     uvloop.run(serve(settings, database))
 
 

@@ -7,6 +7,7 @@ import asyncio
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from pathlib import Path
 
 from souk_contracts.channel import connect
 from souk_contracts.loyalty import v1 as loyalty
@@ -42,7 +43,7 @@ def prune(settings: Settings, options: Namespace, clock: Clock = system_clock) -
             deleted = f"{due:,} marked at least {age} ago, to be deleted"
             print(f"Orders that came to nothing: {unmarked:,} to be marked; {deleted}.")
             return
-        with closing(Archive(options.archive)) if options.archive else nullcontext() as archive:
+        with closing(Archive(Path(options.archive))) if options.archive else nullcontext() as archive:
             asyncio.run(_run(settings, retention, archive, age))
 
 

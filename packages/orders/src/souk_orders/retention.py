@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, literal_column, select, tuple_, update
+from sqlalchemy import bindparam, delete, func, literal_column, select, tuple_
 
 from souk_orders.database import Database
-from souk_orders.statements import Among, Session, Statement
-from souk_orders.tables import INSERTED, ORDER_COLUMNS, history, orders, outbox
+from souk_orders.statements import Among, Session, Statement, updating
+from souk_orders.tables import OF_DECISIONS, ORDER_COLUMNS, history, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
 DAY_US = 86_400_000_000
@@ -39,9 +39,7 @@ _LOCK_UNMARKED = Statement(
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
-_MARK = Statement(
-    update(orders).where(orders.c.order_id == bindparam("key"), _is_unmarked).values(final_at_us=bindparam("now_us"))
-)
+_MARK = updating(orders, ("final_at_us",))
 _SELECT_DUE = Statement(
     select(orders.c.final_at_us, orders.c.order_id)
     .where(
@@ -60,7 +58,7 @@ _LOCK_MARKED = Statement(
 _SELECT_WAITING = Statement(select(outbox.c.order_id).where(Among(outbox.c.order_id)))
 _DELETE_HISTORY = Statement(delete(history).where(Among(history.c.order_id)).returning(history.c.id))
 _DELETE_ORDERS = Statement(delete(orders).where(Among(orders.c.order_id), _is_marked).returning(orders.c.order_id))
-_NAMES = (*INSERTED, "final_at_us")
+_NAMES = (*(column.name for column in OF_DECISIONS), "final_at_us")
 _SELECT_ROWS = Statement(select(*ORDER_COLUMNS, orders.c.final_at_us).where(Among(orders.c.order_id)))
 _SELECT_HISTORY = Statement(
     select(
@@ -165,7 +163,7 @@ def carry_out(session: Session, commands: Sequence[Mark | Delete], now_us: int) 
 def _mark(session: Session, command: Mark, now_us: int) -> Marked:
     found = [order_id for (order_id,) in session.rows(_LOCK_UNMARKED, after=command.after, limit=command.limit)]
     over = _without_messages(session, found)
-    session.change(_MARK, [{"key": order_id, "now_us": now_us} for order_id in over])
+    session.change(_MARK, [{"order_id": order_id, "final_at_us": now_us} for order_id in over])
     return Marked(len(over), found[-1] if len(found) == command.limit else None)
 
 

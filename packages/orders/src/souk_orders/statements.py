@@ -7,7 +7,23 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ClauseElement, Column, ColumnElement, Dialect, bindparam
+from sqlalchemy import (
+    ARRAY,
+    ClauseElement,
+    Column,
+    ColumnElement,
+    Dialect,
+    String,
+    Table,
+    Text,
+    bindparam,
+    column,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.ext.compiler import compiles
 
 Row = Sequence[Any]
@@ -27,6 +43,55 @@ class Statement:
             values = {name: value for name, value in compiled.params.items() if value is not None}
             self._compiled[dialect.name] = str(compiled), values
         return self._compiled[dialect.name]
+
+
+class Change:
+    """A change of any number of rows, each given by its columns: made by `inserting`, `updating` or `deleting`."""
+
+    def __init__(self, columns: Sequence[Column[Any]], one: ClauseElement, many: ClauseElement) -> None:
+        self.names = tuple(each.name for each in columns)
+        self.one = Statement(one)
+        """Of one row, with a parameter for each column."""
+        self.many = Statement(many)
+        """Of all of them, with an array for each column."""
+
+
+def inserting(table: Table, *, without: Collection[str] = ()) -> Change:
+    """New rows, `without` the columns that the database fills in."""
+    columns = [each for each in table.c if each.name not in without]
+    one = insert(table).inline().values({each.name: bindparam(each.name) for each in columns})
+    many = insert(table).inline().from_select([each.name for each in columns], select(*_given(columns).c))
+    return Change(columns, one, many)
+
+
+def updating(table: Table, names: Collection[str] = ()) -> Change:
+    """Other values in rows that are found by their primary key: in the columns that are named, or else in all."""
+    keys = list(table.primary_key)
+    values = [each for each in table.c if not each.primary_key and (not names or each.name in names)]
+    given = _given([*keys, *values])
+    one = update(table).values({each.name: bindparam(each.name) for each in values})
+    many = update(table).values({each.name: given.c[each.name] for each in values})
+    for key in keys:
+        one, many = one.where(key == bindparam(key.name)), many.where(key == given.c[key.name])
+    return Change([*keys, *values], one, many)
+
+
+def deleting(table: Table) -> Change:
+    """Rows that are to go, by their primary key."""
+    keys = list(table.primary_key)
+    given = _given(keys)
+    one, many = delete(table), delete(table)
+    for key in keys:
+        one, many = one.where(key == bindparam(key.name)), many.where(key == given.c[key.name])
+    return Change(keys, one, many)
+
+
+def _given(columns: Sequence[Column[Any]]) -> Any:
+    """The rows that a change is given, as a table."""
+    # Text without its length: a cast would cut what is too long, and nobody would hear of it.
+    types = [Text() if isinstance(each.type, String) else each.type for each in columns]
+    arrays = [bindparam(each.name, type_=ARRAY(kind)) for each, kind in zip(columns, types, strict=True)]
+    return func.unnest(*arrays).table_valued(*(column(each.name) for each in columns)).render_derived("given")
 
 
 class Among(ColumnElement[Any]):
@@ -55,11 +120,11 @@ class Session:
     def __init__(self, connection: Any, dialect: Dialect) -> None:
         self._cursor = connection.cursor()
         self._dialect = dialect
+        self._embedded = dialect.name == "sqlite"
 
     def rows(self, statement: Statement, **parameters: object) -> list[Row]:
         """All rows of a query, or those that a change returns."""
-        text, values = statement.compiled(self._dialect)
-        found: list[Row] = self._cursor.execute(text, {**values, **parameters}).fetchall()
+        found: list[Row] = self._execute(statement, parameters).fetchall()
         return found
 
     def rows_among(self, statement: Statement, keys: Collection[str]) -> list[Row]:
@@ -67,10 +132,26 @@ class Session:
         if not keys:
             return []
         listed = list(keys)
-        return self.rows(statement, keys=json.dumps(listed) if self._dialect.name == "sqlite" else listed)
+        return self.rows(statement, keys=json.dumps(listed) if self._embedded else listed)
 
-    def change(self, statement: Statement, parameters: Sequence[Mapping[str, object]]) -> None:
-        """Carries out a change for each set of parameters; nothing where there is none."""
-        if parameters:
-            text, values = statement.compiled(self._dialect)
-            self._cursor.executemany(text, [{**values, **each} for each in parameters] if values else parameters)
+    def run(self, statement: Statement, **parameters: object) -> None:
+        """Carries out a statement that gives no rows."""
+        self._execute(statement, parameters)
+
+    def change(self, change: Change, rows: Sequence[Mapping[str, object]]) -> None:
+        """Carries out a change of these rows, which may hold more than it needs; nothing where there are none.
+
+        A server gets all of them in one statement: a message to it, and its answer, cost more than a row. SQLite has
+        no such way to go, and does best with a statement for each.
+        """
+        if not rows:
+            return
+        if self._embedded:
+            text, _ = change.one.compiled(self._dialect)
+            self._cursor.executemany(text, rows)
+        else:
+            self._execute(change.many, {name: [row[name] for row in rows] for name in change.names})
+
+    def _execute(self, statement: Statement, parameters: Mapping[str, object]) -> Any:
+        text, values = statement.compiled(self._dialect)
+        return self._cursor.execute(text, {**values, **parameters} if values else parameters)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
-from sqlalchemy import bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import bindparam, select, tuple_, update
 
 from souk_orders import tables
 from souk_orders.book import Message, OrderBook, Participant
@@ -26,14 +26,13 @@ from souk_orders.service import (
     PutOff,
     Refuse,
 )
-from souk_orders.statements import Among, Session, Statement
+from souk_orders.statements import Among, Session, Statement, deleting, inserting, updating
 from souk_orders.tables import ORDER_COLUMNS, history, is_order, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
 REVISION = "0003"
 """The newest migration that this module knows; see `migrations/`."""
 
-_one_message = (outbox.c.order_id == bindparam("key")) & (outbox.c.participant == bindparam("to"))
 _all_orders = select(*ORDER_COLUMNS)
 _orders_among = _all_orders.where(Among(orders.c.order_id))
 # In the order of their keys, so that two processes never wait for each other. An order's row stands for its messages,
@@ -59,29 +58,17 @@ _due_orders = (
 )
 _LOCK_DUE = Statement(_due_orders)
 _LOCK_DUE_IDS = Statement(_due_orders.with_only_columns(orders.c.order_id))
-_INSERT_ORDER = Statement(insert(orders).inline().values(tables.INSERTED))
-_INSERT_MESSAGE = Statement(insert(outbox).inline())
-_INSERT_HISTORY = Statement(
-    insert(history)
-    .inline()
-    .values({column.name: bindparam(column.name) for column in history.c if not column.primary_key})
-)
-_UPDATE_ORDER = Statement(
-    update(orders)
-    .where(orders.c.order_id == bindparam("key"))
-    .values({name: bindparam(name) for name in ("status", "status_reason")})
-)
-_UPDATE_MESSAGE = Statement(
-    update(outbox)
-    .where(_one_message)
-    .values({column.name: bindparam(column.name) for column in outbox.c if not column.primary_key})
-)
+_INSERT_ORDERS = inserting(orders, without=("final_at_us",))
+_INSERT_MESSAGES = inserting(outbox)
+_INSERT_HISTORY = inserting(history, without=("id",))
+_UPDATE_ORDERS = updating(orders, ("status", "status_reason"))
+_UPDATE_MESSAGES = updating(outbox)
+_DELETE_MESSAGES = deleting(outbox)
 _PUT_OFF = Statement(
     update(outbox)
-    .where(_one_message)
+    .where(outbox.c.order_id == bindparam("key"), outbox.c.participant == bindparam("to"))
     .values(due_at_us=bindparam("due"), attempts=outbox.c.attempts + 1, last_error=bindparam("error"))
 )
-_DELETE_MESSAGE = Statement(delete(outbox).where(_one_message))
 
 _UNREADABLE = (TypeError, ValueError, LookupError, AttributeError)
 """What reading a row raises that somebody has spoilt."""
@@ -240,7 +227,7 @@ def _load_due(session: Session, to: Participant, now_us: int, limit: int) -> dic
                 log.warning("order %s cannot be read, so %s cannot be told of it: %s", order_id, to, error)
                 reason = f"the order cannot be read: {error}"[:500]
                 due = now_us + _UNREADABLE_DELAY_US
-                session.change(_PUT_OFF, [{"key": order_id, "to": to.value, "due": due, "error": reason}])
+                session.run(_PUT_OFF, key=order_id, to=to.value, due=due, error=reason)
         return readable
 
 
@@ -249,13 +236,13 @@ def _load_due(session: Session, to: Participant, now_us: int, limit: int) -> dic
 
 def _save_decisions(session: Session, old: Mapping[str, Decision], new: Mapping[str, Decision]) -> None:
     # Sorted, as in the locks: an insert waits for another's insert of the same key.
-    session.change(_INSERT_ORDER, [tables.order_row(new[order_id]) for order_id in sorted(new.keys() - old.keys())])
+    session.change(_INSERT_ORDERS, [tables.order_row(new[order_id]) for order_id in sorted(new.keys() - old.keys())])
     changed = [
-        {"key": order_id, "status": order.status.value, "status_reason": order.status_reason}
+        {"order_id": order_id, "status": order.status.value, "status_reason": order.status_reason}
         for order_id, order in new.items()
         if isinstance(order, Order) and order is not old.get(order_id, order)
     ]
-    session.change(_UPDATE_ORDER, changed)
+    session.change(_UPDATE_ORDERS, changed)
 
 
 def _save_outbox(
@@ -263,8 +250,8 @@ def _save_outbox(
     old: Mapping[tuple[str, Participant], Message],
     new: Mapping[tuple[str, Participant], Message],
 ) -> None:
-    session.change(_INSERT_MESSAGE, [tables.message_row(message) for key, message in new.items() if key not in old])
+    session.change(_INSERT_MESSAGES, [tables.message_row(message) for key, message in new.items() if key not in old])
     changed = [message for key, message in new.items() if message is not old.get(key, message)]
-    session.change(_UPDATE_MESSAGE, [tables.message_row(message) for message in changed])
-    answered = [{"key": order_id, "to": to.value} for order_id, to in old.keys() - new.keys()]
-    session.change(_DELETE_MESSAGE, answered)
+    session.change(_UPDATE_MESSAGES, [tables.message_row(message) for message in changed])
+    answered = [{"order_id": order_id, "participant": to.value} for order_id, to in old.keys() - new.keys()]
+    session.change(_DELETE_MESSAGES, answered)

@@ -5,7 +5,6 @@ import json
 from sqlalchemy import (
     JSON,
     BigInteger,
-    BindParameter,
     Boolean,
     Column,
     ForeignKey,
@@ -15,7 +14,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    bindparam,
     cast,
     literal_column,
 )
@@ -54,13 +52,11 @@ orders = Table(
     Column("final_at_us", BigInteger),  # see retention.py, whose alone it is
 )
 
-_OF_DECISIONS = [column for column in orders.c if column is not orders.c.final_at_us]
+OF_DECISIONS = [column for column in orders.c if column is not orders.c.final_at_us]
+"""What decisions are made of."""
 
-ORDER_COLUMNS = [cast(column, Text) if isinstance(column.type, JSON) else column for column in _OF_DECISIONS]
+ORDER_COLUMNS = [cast(column, Text) if isinstance(column.type, JSON) else column for column in OF_DECISIONS]
 """What is read of an order: JSON as text."""
-
-INSERTED: dict[str, BindParameter[object]] = {column.name: bindparam(column.name) for column in _OF_DECISIONS}
-"""What is written of a new one."""
 
 # A literal, since an index for some of the rows is used only where a query names the same condition.
 is_order = orders.c.status != literal_column("'REFUSED'")
@@ -146,10 +142,8 @@ def order_row(decision: Decision) -> dict[str, object]:
 
 
 def message_row(message: Message) -> dict[str, object]:
-    """A row, new or changed: its key stands there twice, as columns to insert and as parameters to find it by."""
+    """A row, new or changed."""
     return {
-        "key": message.order_id,
-        "to": message.participant.value,
         "order_id": message.order_id,
         "participant": message.participant.value,
         "kind": message.kind.value,

@@ -18,11 +18,8 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
-    delete,
-    insert,
     literal_column,
     select,
-    update,
 )
 
 from souk_reservations.database import Conflict, Database
@@ -49,7 +46,7 @@ from souk_reservations.service import (
     Reserve,
     RestockItem,
 )
-from souk_reservations.statements import Among, Row, Session, Statement
+from souk_reservations.statements import Among, Change, Row, Session, Statement, deleting, inserting, updating
 from souk_reservations.writer import Clock, Writer, system_clock
 
 REVISION = "0003"
@@ -118,22 +115,12 @@ _SELECT_DUE = Statement(
 _SELECT_PAGE = Statement(
     _all_items.where(items.c.sku > bindparam("after")).order_by(items.c.sku).limit(bindparam("limit"))
 )
-_INSERT_ITEM = Statement(insert(items).inline())
-_INSERT_RESERVATION = Statement(insert(reservations).inline())
-_INSERT_JOURNAL = Statement(
-    insert(journal).inline().values({c.name: bindparam(c.name) for c in journal.c if c.name != "id"})
-)
-_UPDATE_ITEM = Statement(
-    update(items)
-    .where(items.c.sku == bindparam("key"))
-    .values({column.name: bindparam(column.name) for column in items.c if not column.primary_key})
-)
-_UPDATE_RESERVATION = Statement(
-    update(reservations)
-    .where(reservations.c.order_id == bindparam("key"))
-    .values({column.name: bindparam(column.name) for column in reservations.c if not column.primary_key})
-)
-_DELETE_RESERVATION = Statement(delete(reservations).where(reservations.c.order_id == bindparam("key")))
+_INSERT_ITEMS = inserting(items)
+_INSERT_RESERVATIONS = inserting(reservations)
+_INSERT_JOURNAL = inserting(journal, without=("id",))
+_UPDATE_ITEMS = updating(items)
+_UPDATE_RESERVATIONS = updating(reservations)
+_DELETE_RESERVATIONS = deleting(reservations)
 
 Result = TypeVar("Result")
 Entity = TypeVar("Entity")
@@ -216,9 +203,9 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     if session.rows_among(_SELECT_RESERVATIONS, order_ids - stock.reservations.keys() - old_reservations.keys()):
         raise Conflict
     forgotten = sorted(old_reservations.keys() - stock.reservations.keys())
-    session.change(_DELETE_RESERVATION, [{"key": order_id} for order_id in forgotten])
-    _save(session, _INSERT_ITEM, _UPDATE_ITEM, old_items, stock.items, _item_row)
-    _save(session, _INSERT_RESERVATION, _UPDATE_RESERVATION, old_reservations, stock.reservations, _reservation_row)
+    session.change(_DELETE_RESERVATIONS, [{"order_id": order_id} for order_id in forgotten])
+    _save(session, _INSERT_ITEMS, _UPDATE_ITEMS, old_items, stock.items, _item_row)
+    _save(session, _INSERT_RESERVATIONS, _UPDATE_RESERVATIONS, old_reservations, stock.reservations, _reservation_row)
     session.change(
         _INSERT_JOURNAL, [{"sku": entry.sku, "pieces": entry.pieces, "at_us": now_us} for entry in stock.journal]
     )
@@ -268,12 +255,8 @@ def _reservation(row: Row) -> Reservation:
     return Reservation(order_id, State(state), lines, quote, expires_at_us)
 
 
-# Rows for changes name their key twice: a column to insert, a parameter to find it by.
-
-
 def _item_row(item: Item) -> dict[str, object]:
     return {
-        "key": item.sku,
         "sku": item.sku,
         "name": item.name,
         "unit_price": item.unit_price,
@@ -286,7 +269,6 @@ def _item_row(item: Item) -> dict[str, object]:
 
 def _reservation_row(reservation: Reservation) -> dict[str, object]:
     return {
-        "key": reservation.order_id,
         "order_id": reservation.order_id,
         "state": reservation.state.value,
         "lines": json.dumps([[line.sku, line.quantity] for line in reservation.lines]),
@@ -297,8 +279,8 @@ def _reservation_row(reservation: Reservation) -> dict[str, object]:
 
 def _save(
     session: Session,
-    insert: Statement,
-    update: Statement,
+    insert: Change,
+    update: Change,
     old: Mapping[str, Entity],
     new: Mapping[str, Entity],
     row: Callable[[Entity], dict[str, object]],
