@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from souk_contracts import batching, carrier
-from souk_contracts.batch.v1 import BatchStub, CallRequest, CallResponse, Item
+from souk_contracts.batch.v1 import BatchStub, CallRequest, Item
+from souk_contracts.batch_codec import Call, Result
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.batching import BatchingChannel
 from souk_contracts.channel import connect, served_by
@@ -97,9 +98,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     seen = []
     call = Batches.call
 
-    async def record(self: Batches, request: CallRequest) -> CallResponse:
-        seen.append([item.method for item in request.items])
-        return await call(self, request)
+    async def record(self: Batches, calls: Sequence[Call]) -> Sequence[Result]:
+        seen.append([each.method for each in calls])
+        return await call(self, calls)
 
     monkeypatch.setattr(Batches, "call", record)
     return seen

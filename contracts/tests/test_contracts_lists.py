@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from souk_contracts import carrier
+from souk_contracts.batch.v1 import BatchServicer, CallRequest, CallResponse, Result
 from souk_contracts.carrier import Answer
 from souk_contracts.channel import connect
 from souk_contracts.errors import Refused, refusal_of
@@ -125,6 +126,24 @@ async def test_a_long_list_leaves_in_batches_of_a_bounded_size_at_the_same_time(
         monkeypatch.setattr(carrier, "MAX_BYTES", 1)
         assert await get_all(stub, *"abc") == [found(each) for each in "abc"]
     assert servicer.lists == []  # each is too much for others to be beside it
+
+
+async def test_what_cannot_be_read_of_an_answer_or_is_lacking_is_said_for_its_call() -> None:
+    class Careless(BatchServicer):
+        async def call(self, request: CallRequest) -> CallResponse:
+            assert len(request.items) == 5
+            results = [Result(response=b"\xff"), Result(status=b"\xff"), Result(), Result(response=b"")]
+            return CallResponse(results=results)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([Careless().handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        *unreadable, good, lacking = await get_all(OrdersStub(channel), *"abcde")
+        await server.stop(None)
+    assert [error(answer).code() for answer in (*unreadable, lacking)] == [grpc.StatusCode.INTERNAL] * 4
+    assert good == Answer(GetResponse(), "")
 
 
 async def test_a_peer_that_knows_no_batches_gets_a_list_one_by_one_and_is_not_asked_again() -> None:

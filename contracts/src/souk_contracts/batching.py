@@ -10,10 +10,12 @@ from __future__ import annotations  # the types of grpc are generic for type che
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from time import monotonic
 from typing import Any
 
 import grpc
 
+from souk_contracts.batch_codec import Call
 from souk_contracts.carrier import Carrier, decoded, fitting
 
 _AT_ONCE = 2
@@ -32,7 +34,7 @@ class BatchedCall(asyncio.Future[Any]):
 
     def __init__(self, method: str, request: bytes, decode: Callable[[bytes], Any], ends_at: float) -> None:
         super().__init__()
-        self.message = (method, request)
+        self.message = Call(method, request)
         self.ends_at = ends_at
         self._decode = decode
 
@@ -83,12 +85,11 @@ class BatchingChannel:
                 made = alone(request, timeout=timeout)
                 made.add_done_callback(self._ended)
                 return made
-            loop = asyncio.get_running_loop()
-            waiting = BatchedCall(method, request_serializer(request), response_deserializer, loop.time() + timeout)
+            waiting = BatchedCall(method, request_serializer(request), response_deserializer, monotonic() + timeout)
             self._deadlines.watch(waiting)
             self._waiting.append(waiting)
             if len(self._waiting) == 1:
-                loop.call_soon(self._leave)  # with those that come in this turn
+                asyncio.get_running_loop().call_soon(self._leave)  # with those that come in this turn
             return waiting
 
         return call
@@ -112,7 +113,7 @@ class BatchingChannel:
             self._timer.cancel()
             self._timer = None
         self._waiting = deque(call for call in self._waiting if not call.done())
-        batch = [self._waiting.popleft() for _ in range(fitting(call.message[1] for call in self._waiting))]
+        batch = [self._waiting.popleft() for _ in range(fitting(call.message.request for call in self._waiting))]
         self._were_several = len(batch) > 1
         loop = asyncio.get_running_loop()
         if batch:
@@ -125,7 +126,7 @@ class BatchingChannel:
             loop.call_soon(self._leave)
 
     async def _carry(self, batch: Sequence[BatchedCall]) -> None:
-        timeout_s = max(call.ends_at for call in batch) - asyncio.get_running_loop().time()
+        timeout_s = max(call.ends_at for call in batch) - monotonic()
         try:
             carried = await self._carrier.carry([call.message for call in batch], timeout_s)
         except (asyncio.CancelledError, grpc.aio.UsageError):  # the channel was closed
@@ -157,12 +158,12 @@ class _Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._end)
+        self._timer = asyncio.get_running_loop().call_later(at - monotonic(), self._end)
 
     def _end(self) -> None:
         """Ends those whose time is over, and waits for the next."""
         self._timer = None
-        over = asyncio.get_running_loop().time() + _TICK_S
+        over = monotonic() + _TICK_S
         for call in [call for call in self._watched if call.ends_at <= over]:
             self._watched.discard(call)
             nothing = grpc.aio.Metadata()

@@ -1,17 +1,17 @@
-"""A list of calls that is made as one: batches for a peer that knows them, one call after the other started if not."""
+"""Lists of calls: as a batch to a peer that knows batches, one by one to any other."""
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
-from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 
-from souk_contracts.batch.v1 import codec
+from souk_contracts.batch_codec import Call, Result, decode_results, encode_calls
 from souk_contracts.channel import Caller, peer_of
 from souk_contracts.errors import error_of, plain_status
 
@@ -19,12 +19,8 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 Response_co = TypeVar("Response_co", covariant=True)
 
-Call = tuple[str, bytes]
-"""A call's method, as its path, and its encoded request."""
 Carried = tuple[bytes | grpc.aio.AioRpcError, str]
 """A call's encoded response, or the error that it would raise alone; and who answered, as `orders/1.0.0`."""
-_Result = tuple[bytes | None, bytes]
-"""A call's encoded response, or None and its status."""
 
 MAX_CALLS = 128
 MAX_BYTES = 256 * 1024
@@ -50,13 +46,13 @@ class Carrier:
 
     def __init__(self, channel: Caller) -> None:
         self._channel = channel
-        self._together = channel.unary_unary(_BATCH, _encode_batch, _decode_results)
+        self._together = channel.unary_unary(_BATCH, encode_calls, decode_results)
         self._single: dict[str, Callable[..., Any]] = {}
         self._one_by_one_until = 0.0
 
     def knows_batches(self) -> bool:
         """Whether the peer does, as far as it is known."""
-        return asyncio.get_running_loop().time() >= self._one_by_one_until
+        return monotonic() >= self._one_by_one_until
 
     async def call_all(
         self,
@@ -68,7 +64,7 @@ class Carrier:
     ) -> list[Answer[Response]]:
         """Makes a call of a method, given as its path, for each request; whatever goes wrong is the call's result."""
         encoded = [_or_error(encode, request) for request in requests]
-        calls = [(method, each) for each in encoded if isinstance(each, bytes)]
+        calls = [Call(method, each) for each in encoded if isinstance(each, bytes)]
         batches = await asyncio.gather(*(self.carry(batch, timeout_s) for batch in _batches(calls)))
         carried = chain.from_iterable(batches)
         return [_answer(next(carried), decode) if isinstance(each, bytes) else Answer(each, "") for each in encoded]
@@ -77,22 +73,21 @@ class Carrier:
         """Makes calls that go into one batch; one alone as the call that it is."""
         if len(calls) == 1 or not self.knows_batches():
             return await self._carry_one_by_one(calls, timeout_s)
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + timeout_s
+        ends_at = monotonic() + timeout_s
         together = self._together(calls, timeout=timeout_s)
         try:
-            results = await together or ()
+            results = await together or ()  # None where they cannot be read
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # which says that nothing was carried out
-                self._one_by_one_until = loop.time() + _ALONE_S
-                return await self._carry_one_by_one(calls, ends_at - loop.time())
+                self._one_by_one_until = monotonic() + _ALONE_S
+                return await self._carry_one_by_one(calls, ends_at - monotonic())
             peer = peer_of(error.trailing_metadata())
             return [(_own(error), peer) for _ in calls]
         metadata = await together.trailing_metadata()
         peer = peer_of(metadata)
-        lacking = [(None, _UNREADABLE)] * (len(calls) - len(results))
+        lacking = [Result(None)] * (len(calls) - len(results))
         return [
-            (error_of(status, metadata) if response is None else response, peer)
+            (_error(status, metadata) if response is None else response, peer)
             for response, status in [*results, *lacking]
         ]
 
@@ -102,10 +97,9 @@ class Carrier:
         return await asyncio.gather(*(self._carry_alone(call, timeout_s) for call in calls))
 
     async def _carry_alone(self, call: Call, timeout_s: float) -> Carried:
-        method, request = call
-        if method not in self._single:
-            self._single[method] = self._channel.unary_unary(method, bytes, bytes)
-        alone = self._single[method](request, timeout=timeout_s)
+        if call.method not in self._single:
+            self._single[call.method] = self._channel.unary_unary(call.method, bytes, bytes)
+        alone = self._single[call.method](call.request, timeout=timeout_s)
         try:
             response: bytes = await alone
         except grpc.aio.AioRpcError as error:
@@ -124,6 +118,14 @@ def fitting(requests: Iterable[bytes]) -> int:
     return count
 
 
+def decoded(response: bytes, decode: Callable[[bytes], Response]) -> Response | grpc.aio.AioRpcError:
+    """The response; or the error of a call whose response cannot be read."""
+    try:
+        return decode(response)
+    except DecodeError:
+        return error_of(_UNREADABLE, grpc.aio.Metadata())
+
+
 def _own(error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
     """Who raises an error adds to its traceback, so each call gets one of its own."""
     return grpc.aio.AioRpcError(
@@ -131,9 +133,16 @@ def _own(error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
     )
 
 
+def _error(status: bytes, metadata: grpc.aio.Metadata) -> grpc.aio.AioRpcError:
+    try:
+        return error_of(status or _UNREADABLE, metadata)
+    except DecodeError:
+        return error_of(_UNREADABLE, metadata)
+
+
 def _batches(calls: Sequence[Call]) -> Iterator[Sequence[Call]]:
     while calls:
-        count = fitting(request for _, request in calls)
+        count = fitting(call.request for call in calls)
         yield calls[:count]
         calls = calls[count:]
 
@@ -148,30 +157,3 @@ def _or_error(encode: Callable[[Request], bytes], request: Request) -> bytes | E
 def _answer(carried: Carried, decode: Callable[[bytes], Response]) -> Answer[Response]:
     result, peer = carried
     return Answer(result if isinstance(result, Exception) else decoded(result, decode), peer)
-
-
-def decoded(response: bytes, decode: Callable[[bytes], Response]) -> Response | grpc.aio.AioRpcError:
-    """The response; or the error of a call whose response cannot be read."""
-    try:
-        return decode(response)
-    except DecodeError:
-        return error_of(_UNREADABLE, grpc.aio.Metadata())
-
-
-# On protobuf's own messages: a dataclass for each call would cost as much again as the rest of its way.
-_WireRequest: Any = message_factory.GetMessageClass(codec.DESCRIPTOR.message_types_by_name["CallRequest"])
-_WireResponse: Any = message_factory.GetMessageClass(codec.DESCRIPTOR.message_types_by_name["CallResponse"])
-
-
-def _encode_batch(calls: Sequence[Call]) -> bytes:
-    items = [{"method": method, "request": request} for method, request in calls]
-    encoded: bytes = _WireRequest(items=items).SerializeToString()
-    return encoded
-
-
-def _decode_results(encoded: bytes) -> list[_Result]:
-    results = _WireResponse.FromString(encoded).results
-    return [
-        (result.response, b"") if result.HasField("response") else (None, result.status or _UNREADABLE)
-        for result in results
-    ]
