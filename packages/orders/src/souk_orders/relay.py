@@ -1,6 +1,6 @@
 """Tells reservations and loyalty what became of an order, again and again until each has answered."""
 
-from __future__ import annotations
+from __future__ import annotations  # classes name those that follow them
 
 import asyncio
 import logging
@@ -67,8 +67,8 @@ class Outbox(Protocol):
 class OutboxRelay:
     """Sends what is due. Any number of relays may work on one outbox, since each leases what it sends.
 
-    What is leased for a participant travels in lists, which leave no less than 50 ms after each other; so a lone
-    message leaves at once. `wake` asks for a look at the outbox at once; without that there is one every `period_s`. A
+    What is leased for a participant travels in lists, which leave no less than 50 ms after each other; a lone message
+    leaves at once. `wake` asks for a look at the outbox at once; without that there is one every `period_s`. A
     lease lives longer than `timeout_s`, the deadline of the clients. `settled` is called with the id of each order that
     an answer has settled. `jitter` gives numbers from 0 to 1.
     """
@@ -116,7 +116,10 @@ class OutboxRelay:
                 task.add_done_callback(self._sending.discard)
 
     async def run_once(self) -> int:
-        """Sends what is due and waits for the answers; gives how many messages it sent. Raises StorageUnavailable."""
+        """Sends what is due, and waits until nothing is under way; gives how many messages were due.
+
+        Raises StorageUnavailable.
+        """
         count = await self._deliver_due()
         await asyncio.gather(*self._sending)
         return count
@@ -164,6 +167,8 @@ class OutboxRelay:
             await self._record(
                 [self._outcome(route, each.message, answer) for each, answer in zip(deliveries, answers, strict=True)]
             )
+        except Exception as error:  # noqa: BLE001 (the leases run out, and the messages are sent again)
+            _log_storage("take what was answered", error)
         finally:
             was_full = route.free <= 0
             route.free += len(deliveries)
@@ -190,7 +195,7 @@ class OutboxRelay:
     async def _record(self, answers: Sequence[Answered | PutOff]) -> None:
         try:
             outcomes = await self._outbox.execute(answers)
-        except Exception as error:  # noqa: BLE001 (the leases run out, and the messages are sent again)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it may come from one of them and must not spoil the others)
             if len(answers) == 1 or isinstance(error, StorageUnavailable):
                 _log_storage("record an answer", error)
             else:
@@ -214,7 +219,7 @@ class OutboxRelay:
 
 
 class _Route:
-    """What goes to one participant."""
+    """What goes to one participant: `free` says how many more messages may, `waiting` holds those of the next list."""
 
     def __init__(self, participant: Participant, client: ParticipantClient) -> None:
         self.client = client
