@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from souk_contracts import carrier
 from souk_contracts.channel import DEFAULT_TIMEOUT_S, Caller
 from souk_contracts.handlers import Batched, each_alone, unary
 from {python_package}.codec import (
@@ -27,11 +28,12 @@ class {name}Stub:
     """{comment}
 
     Every call has a deadline: its own `timeout_s`, or else the stub's. It raises `grpc.aio.AioRpcError`; what a
-    refusal says is in `souk_contracts.errors.refusal_of`.
+    refusal says is in `souk_contracts.errors.refusal_of`. A list of calls raises nothing: each has its own result.
     """
 
     def __init__(self, channel: Caller, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
+        self._carrier = carrier.Carrier(channel)
 '''
 
 _STUB_INIT = """        self._{python_name} = channel.unary_unary(
@@ -48,6 +50,18 @@ _STUB_CALL = '''
         """{comment}"""
         call: Any = self._{python_name}(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         return call  # type: ignore[no-any-return]
+
+    async def {python_name}_all(
+        self, requests: Sequence[{request}], *, timeout_s: float | None = None
+    ) -> Sequence[carrier.Answer[{response}]]:
+        """Calls of `{python_name}` that are made together: what became of each."""
+        return await self._carrier.call_all(
+            "{path}",
+            encode_{request_codec},
+            decode_{response_codec},
+            requests,
+            self._timeout_s if timeout_s is None else timeout_s,
+        )
 '''
 
 _SERVICER = '''
@@ -118,9 +132,9 @@ def rpc_module(file: File) -> str:
         [
             head,
             *(_STUB_INIT.format(**_wire_names(method, snakes)) for method in methods),
-            *(_STUB_CALL.format(**_python_names(method)) for method in methods),
+            *(_STUB_CALL.format(**_python_names(method, snakes)) for method in methods),
             _SERVICER.format(name=file.service.python_name, full_name=file.service.full_name),
-            *(_SERVICER_CALL.format(**_python_names(method)) for method in methods),
+            *(_SERVICER_CALL.format(**_python_names(method, snakes)) for method in methods),
             _HANDLER_HEAD,
             *(_HANDLER_CALL.format(**_wire_names(method, snakes)) for method in methods),
             _HANDLER_TAIL,
@@ -141,11 +155,13 @@ def _wire_names(method: Method, snakes: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _python_names(method: Method) -> dict[str, str]:
+def _python_names(method: Method, snakes: dict[str, str]) -> dict[str, str]:
     return {
         "python_name": method.python_name,
         "path": method.path,
         "request": method.request,
         "response": method.response,
+        "request_codec": snakes[method.request],
+        "response_codec": snakes[method.response],
         "comment": textwrap.indent(method.comment, " " * 8).strip(),
     }

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from souk_contracts import batching
-from souk_contracts.batch.v1 import BatchStub, CallRequest, CallResponse, Item
+from souk_contracts import batching, carrier
+from souk_contracts.batch.v1 import BatchStub, CallRequest, Item
+from souk_contracts.batch_codec import Call, Result
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.batching import BatchingChannel
 from souk_contracts.channel import connect, served_by
@@ -97,9 +98,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     seen = []
     call = Batches.call
 
-    async def record(self: Batches, request: CallRequest) -> CallResponse:
-        seen.append([item.method for item in request.items])
-        return await call(self, request)
+    async def record(self: Batches, calls: Sequence[Call]) -> Sequence[Result]:
+        seen.append([each.method for each in calls])
+        return await call(self, calls)
 
     monkeypatch.setattr(Batches, "call", record)
     return seen
@@ -164,19 +165,6 @@ async def test_where_calls_come_together_those_of_one_turn_leave_together(
         await asyncio.gather(*peer.ask("f"))
         await asyncio.gather(*peer.ask("g"))
     assert batches == [[GET] * 2, [GET] * 3]  # alone
-
-
-async def test_batches_leave_apart_where_they_are_to(patient: None, batches: list[list[str]]) -> None:
-    async with serving() as peer:
-        stub = OrdersStub(BatchingChannel(peer.channel, ("Get",), apart_s=0.5))
-        await stub.get(GetRequest(order_id="a"))
-        waiting = []
-        for order_id in "bcd":
-            waiting.append(asyncio.ensure_future(stub.get(GetRequest(order_id=order_id))))
-            await peer.stub.get(GetRequest(order_id="meanwhile"))
-        answers = await asyncio.gather(*waiting)
-    assert [answer.order for answer in answers] == [Order(id="b"), Order(id="c"), Order(id="d")]
-    assert batches == [[GET] * 3]
 
 
 async def test_a_servicer_may_carry_out_a_whole_list_at_once(patient: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -267,7 +255,7 @@ async def test_a_peer_that_knows_no_batches_gets_calls_one_by_one_and_is_not_ask
 
 
 async def test_a_peer_that_knows_batches_by_now_is_found_out(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "_ALONE_S", 0.0)
+    monkeypatch.setattr(carrier, "_ALONE_S", 0.0)
     async with serving_without_batches() as (peer, asked):
         for _ in range(2):
             peer.servicer.entered.clear()
@@ -287,6 +275,23 @@ async def test_each_call_of_a_batch_has_its_own_deadline(patient: None) -> None:
         assert (await longer).order == Order(id="b")
         await first
         assert peer.servicer.seen == ["wait", "b"]  # nobody waited for the other one any more
+
+
+async def test_a_call_ends_at_its_deadline_though_its_batch_hangs(patient: None) -> None:
+    async with serving() as peer:
+        (first,) = peer.ask("wait")
+        await peer.servicer.entered.wait()
+        hanging, short = peer.ask("wait", timeout_s=20.0), peer.ask("a", "b", timeout_s=0.5)
+        peer.servicer.go_on.set()
+        await first
+        peer.servicer.go_on.clear()
+        began = asyncio.get_running_loop().time()
+        codes = [(await error(each)).code() for each in short]
+        assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+        assert asyncio.get_running_loop().time() - began < 5
+        assert not hanging[0].done()
+        peer.servicer.go_on.set()
+        assert (await hanging[0]).order == Order(id="wait")
 
 
 async def test_calls_leave_though_those_under_way_hang(
@@ -350,12 +355,12 @@ async def test_closing_the_channel_ends_the_calls_that_wait(patient: None) -> No
 async def test_a_long_queue_leaves_in_batches_of_a_bounded_size(
     patient: None, batches: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "_MAX_CALLS", 2)
+    monkeypatch.setattr(carrier, "MAX_CALLS", 2)
     async with serving() as peer:
         await asyncio.gather(*await peer.ask_behind(*"abcdef"))
     assert [len(batch) for batch in batches] == [2, 2, 2]
     batches.clear()
-    monkeypatch.setattr(batching, "_MAX_BYTES", 1)
+    monkeypatch.setattr(carrier, "MAX_BYTES", 1)
     async with serving() as peer:
         answers = await asyncio.gather(*await peer.ask_behind(*"abc"))
     assert len(answers) == 3

@@ -10,33 +10,42 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from souk_contracts.batch.v1 import BatchServicer, CallRequest, CallResponse, Result
+from souk_contracts.batch.v1 import BatchServicer
+from souk_contracts.batch_codec import Call, Result, decode_calls, encode_results
 from souk_contracts.errors import Refused, plain_status
-from souk_contracts.handlers import Batched, each_alone, failure
+from souk_contracts.handlers import Batched, each_alone, failure, unary
 
 
-class Batches(BatchServicer):
+class Batches:
     """Serves `souk.batch.v1.BatchService` for methods that are given by their paths."""
+
+    SERVICE_NAME = BatchServicer.SERVICE_NAME
 
     def __init__(self, methods: Mapping[str, Batched]) -> None:
         self._methods = methods
 
-    async def call(self, request: CallRequest) -> CallResponse:
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What `grpc.aio.Server.add_generic_rpc_handlers` takes."""
+        return grpc.method_handlers_generic_handler(
+            self.SERVICE_NAME, {"Call": unary(self.call, decode_calls, encode_results)}
+        )
+
+    async def call(self, calls: Sequence[Call]) -> Sequence[Result]:
+        """Carries out all calls, those of a method together."""
         places = defaultdict[str, list[int]](list)
-        for place, item in enumerate(request.items):
-            places[item.method].append(place)
-        results = [Result()] * len(request.items)
+        for place, call in enumerate(calls):
+            places[call.method].append(place)
+        if len(places) == 1:
+            return await self._results(calls[0].method, [call.request for call in calls])
+        results = [Result(None)] * len(calls)
 
         async def carry_out(method: str) -> None:
-            found = await self._results(method, [request.items[place].request for place in places[method]])
+            found = await self._results(method, [calls[place].request for place in places[method]])
             for place, result in zip(places[method], found, strict=True):
                 results[place] = result
 
-        if len(places) == 1:
-            await carry_out(next(iter(places)))
-        else:
-            await asyncio.gather(*map(carry_out, places))
-        return CallResponse(results=results)
+        await asyncio.gather(*map(carry_out, places))
+        return results
 
     async def _results(self, method: str, encoded: Sequence[bytes]) -> Sequence[Result]:
         batched = self._methods.get(method)
@@ -55,7 +64,7 @@ def _decoded(method: str, batched: Batched, encoded: bytes) -> Any:
     try:
         return batched.decode(encoded)
     except DecodeError:
-        return Result(status=plain_status(grpc.StatusCode.INVALID_ARGUMENT, f"a request of {method} cannot be read"))
+        return Result(None, plain_status(grpc.StatusCode.INVALID_ARGUMENT, f"a request of {method} cannot be read"))
 
 
 async def _answers(batched: Batched, requests: Sequence[Any]) -> Sequence[Any]:
@@ -74,14 +83,14 @@ async def _answers(batched: Batched, requests: Sequence[Any]) -> Sequence[Any]:
 
 def _result(method: str, batched: Batched, answer: Any) -> Result:
     if isinstance(answer, Refused):
-        return Result(status=answer.status())
+        return Result(None, answer.status())
     if isinstance(answer, Exception):
         return _failed(method, answer)
     try:
-        return Result(response=batched.encode(answer))
+        return Result(batched.encode(answer))
     except Exception as error:  # noqa: BLE001 (`failure` logs it)
         return _failed(method, error)
 
 
 def _failed(method: str, error: Exception) -> Result:
-    return Result(status=plain_status(*failure(method, error)))
+    return Result(None, plain_status(*failure(method, error)))

@@ -77,7 +77,7 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         batches = Batches({path: method for each in servicers for path, method in each.batched().items()})
-        self._server.add_generic_rpc_handlers([servicer.handler() for servicer in (*servicers, batches)])
+        self._server.add_generic_rpc_handlers([*(servicer.handler() for servicer in servicers), batches.handler()])
         reflection.enable_server_reflection(
             [*self._names[1:], Batches.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )

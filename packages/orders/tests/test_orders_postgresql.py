@@ -5,7 +5,7 @@ import random
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, Protocol
@@ -47,10 +47,13 @@ class CountingParticipant:
         self.under_way: set[str] = set()
         self.twice_at_once: list[str] = []
 
-    async def confirm(self, order: Order) -> Reply:
-        return await self.release(order.order_id)
+    async def confirm(self, orders: Sequence[Order]) -> Sequence[Reply]:
+        return await self.release([order.order_id for order in orders])
 
-    async def release(self, order_id: str) -> Reply:
+    async def release(self, order_ids: Sequence[str]) -> Sequence[Reply]:
+        return await asyncio.gather(*map(self._told, order_ids))
+
+    async def _told(self, order_id: str) -> Reply:
         if order_id in self.under_way:
             self.twice_at_once.append(order_id)
         self.under_way.add(order_id)

@@ -1,5 +1,7 @@
 """Tells reservations and loyalty what became of an order, again and again until each has answered."""
 
+from __future__ import annotations  # classes name those that follow them
+
 import asyncio
 import logging
 import random
@@ -15,7 +17,9 @@ from souk_orders.service import Answered, Command, Lease, Outcome, PutOff
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 256
-"""Calls under way to one participant, so that one which hangs does not keep others from being sent."""
+"""Messages under way to a participant, in any number of lists: one that hangs does not keep others from being sent."""
+_APART_S = 0.05
+"""Nobody waits for a confirmation as for an answer: while orders keep coming, twenty lists a second are enough."""
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 30.0
@@ -41,13 +45,16 @@ class Reply:
 
 
 class ParticipantClient(Protocol):
-    """Reservations or loyalty. Every method raises CallFailed, within the deadline that the client was made with."""
+    """Reservations or loyalty. Each call of a list has an answer of its own, in the order of the list.
 
-    async def confirm(self, order: Order) -> Reply:
-        """Makes what the order says its own."""
+    It comes within the deadline that the client was made with; CallFailed where the participant gave none.
+    """
 
-    async def release(self, order_id: str) -> Reply:
-        """Gives back whatever there is under this id, for ever; the reply is a yes."""
+    async def confirm(self, orders: Sequence[Order]) -> Sequence[Reply | CallFailed]:
+        """Makes what each order says its own."""
+
+    async def release(self, order_ids: Sequence[str]) -> Sequence[Reply | CallFailed]:
+        """Gives back whatever there is under these ids, for ever; every reply is a yes."""
 
 
 class Outbox(Protocol):
@@ -60,9 +67,10 @@ class Outbox(Protocol):
 class OutboxRelay:
     """Sends what is due. Any number of relays may work on one outbox, since each leases what it sends.
 
-    `wake` asks for a look at the outbox at once; without that there is one every `period_s`. A lease lives longer
-    than `timeout_s`, the deadline of the clients. `settled` is called with the id of each order that an answer has
-    settled. `jitter` gives numbers from 0 to 1.
+    What is leased for a participant travels in lists, which leave no less than 50 ms after each other; a lone message
+    leaves at once. `wake` asks for a look at the outbox at once; without that there is one every `period_s`. A
+    lease lives longer than `timeout_s`, the deadline of the clients. `settled` is called with the id of each order that
+    an answer has settled. `jitter` gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -76,16 +84,14 @@ class OutboxRelay:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._outbox = outbox
-        self._clients = clients
+        self._routes = {participant: _Route(participant, client) for participant, client in clients.items()}
         self._period_s = period_s
         self._lease_us = int((timeout_s + _RECORDING_S) * 1_000_000)
         self._settled = settled
         self._jitter = jitter
         self._news = asyncio.Event()
         self._stopping = False
-        self._free = dict.fromkeys(clients, _AT_ONCE)
         self._sending: set[asyncio.Task[None]] = set()
-        self._complaints = {participant: _Complaints(participant) for participant in clients}
 
     def wake(self) -> None:
         """Says that there is something new to send."""
@@ -96,24 +102,34 @@ class OutboxRelay:
 
         That saves finding it in the outbox, where it is all the same, for whoever comes when the lease has run out.
         """
-        return self._lease_us if not self._stopping and all(free > 0 for free in self._free.values()) else 0
+        return self._lease_us if not self._stopping and all(route.free > 0 for route in self._routes.values()) else 0
 
     def deliver(self, leased: Sequence[Delivery]) -> None:
         """Sends what was leased for this relay."""
-        self._start(leased)
+        for delivery in leased:
+            route = self._routes[delivery.message.participant]
+            route.free -= 1
+            route.waiting.append(delivery)
+            if len(route.waiting) == 1:
+                task = asyncio.create_task(self._send(route))
+                self._sending.add(task)
+                task.add_done_callback(self._sending.discard)
 
     async def run_once(self) -> int:
-        """Sends what is due and waits for the answers; gives how many messages it sent. Raises StorageUnavailable."""
-        tasks = await self._start_due()
-        await asyncio.gather(*tasks)
-        return len(tasks)
+        """Sends what is due, and waits until nothing is under way; gives how many messages were due.
+
+        Raises StorageUnavailable.
+        """
+        count = await self._deliver_due()
+        await asyncio.gather(*self._sending)
+        return count
 
     async def run(self) -> None:
         """Sends until `stop` is called, and waits for the answers. What hangs does not hold up what falls due later."""
         while not self._stopping:
             self._news.clear()
             try:
-                await self._start_due()
+                await self._deliver_due()
             except Exception as error:  # noqa: BLE001 (without a relay no order would ever be confirmed)
                 _log_storage("read the outbox", error)
                 await asyncio.sleep(min(self._period_s, _AFTER_ERROR_S))
@@ -128,57 +144,70 @@ class OutboxRelay:
         self._stopping = True
         self.wake()
 
-    async def _start_due(self) -> list[asyncio.Task[None]]:
+    async def _deliver_due(self) -> int:
         # Fewer than none are free where calls that ran at the same time leased more.
-        leases = [Lease(to, free, self._lease_us) for to, free in self._free.items() if free > 0]
-        if not leases:
-            return []
-        tasks = []
-        for outcome in await self._outbox.execute(leases):
+        leases = [Lease(to, route.free, self._lease_us) for to, route in self._routes.items() if route.free > 0]
+        count = 0
+        for outcome in await self._outbox.execute(leases) if leases else ():
             assert isinstance(outcome, tuple)
-            tasks += self._start(outcome)
-        return tasks
+            self.deliver(outcome)
+            count += len(outcome)
+        return count
 
-    def _start(self, leased: Sequence[Delivery]) -> list[asyncio.Task[None]]:
-        tasks = []
-        for delivery in leased:
-            self._free[delivery.message.participant] -= 1
-            task = asyncio.create_task(self._deliver(delivery))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
-            tasks.append(task)
-        return tasks
+    async def _send(self, route: _Route) -> None:
+        """Sends what is waiting as soon as it may leave."""
+        deliveries = await route.next_list()
+        lists = ([each for each in deliveries if each.message.kind is kind] for kind in Kind)
+        await asyncio.gather(*(self._deliver(route, each) for each in lists if each))
 
-    async def _deliver(self, delivery: Delivery) -> None:
-        message = delivery.message
+    async def _deliver(self, route: _Route, deliveries: Sequence[Delivery]) -> None:
+        """Sends messages of one kind, and records what becomes of them."""
         try:
-            await self._record(message, await self._send(delivery))
-        except Exception as error:  # noqa: BLE001 (the lease runs out, and the message is sent again)
-            _log_storage("record an answer", error)
+            answers = await self._answers(route.client, deliveries)
+            await self._record(
+                [self._outcome(route, each.message, answer) for each, answer in zip(deliveries, answers, strict=True)]
+            )
+        except Exception as error:  # noqa: BLE001 (the leases run out, and the messages are sent again)
+            _log_storage("take what was answered", error)
         finally:
-            self._free[message.participant] += 1
-            if self._free[message.participant] == 1:
+            was_full = route.free <= 0
+            route.free += len(deliveries)
+            if was_full:
                 self.wake()
 
-    async def _send(self, delivery: Delivery) -> Answered | PutOff:
-        message, decision = delivery.message, delivery.decision
-        client = self._clients[message.participant]
+    async def _answers(self, client: ParticipantClient, deliveries: Sequence[Delivery]) -> Sequence[Reply | Exception]:
         try:
-            if message.kind is Kind.RELEASE:
-                reply = await client.release(message.order_id)
-            else:
-                assert isinstance(decision, Order)
-                reply = await client.confirm(decision)
-            return Answered(message, reply.no, reply.served_by)
-        except Exception as error:  # noqa: BLE001 (whatever it is, this message must not stop the others)
-            self._complaints[message.participant].add(message, error)
-            return PutOff(message, _text(error), int(self._delay_s(message.attempts) * 1_000_000))
+            if deliveries[0].message.kind is Kind.RELEASE:
+                return await client.release([each.message.order_id for each in deliveries])
+            return await client.confirm([_order(each) for each in deliveries])
+        except Exception as error:  # noqa: BLE001 (whatever it is, it may come from one of them and must not stop the others)
+            if len(deliveries) == 1:
+                return [error]
+            alone = await asyncio.gather(*(self._answers(client, [each]) for each in deliveries))
+            return [answer for (answer,) in alone]
 
-    async def _record(self, message: Message, answer: Answered | PutOff) -> None:
-        # Alone, not with the answers to other messages: the writer puts what is waiting into one transaction anyway.
-        (settled,) = await self._outbox.execute([answer])
-        if not isinstance(settled, Order):
+    def _outcome(self, route: _Route, message: Message, answer: Reply | Exception) -> Answered | PutOff:
+        if isinstance(answer, Reply):
+            return Answered(message, answer.no, answer.served_by)
+        route.complaints.add(message, answer)
+        return PutOff(message, _text(answer), int(self._delay_s(message.attempts) * 1_000_000))
+
+    async def _record(self, answers: Sequence[Answered | PutOff]) -> None:
+        try:
+            outcomes = await self._outbox.execute(answers)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it may come from one of them and must not spoil the others)
+            if len(answers) == 1 or isinstance(error, StorageUnavailable):
+                _log_storage("record an answer", error)
+            else:
+                await asyncio.gather(*(self._record([each]) for each in answers))
             return
+        for answer, outcome in zip(answers, outcomes, strict=True):
+            if isinstance(outcome, Order):
+                self._tell(answer)
+
+    def _tell(self, answer: Answered | PutOff) -> None:
+        """Tells those whom it concerns that an answer has settled an order."""
+        message = answer.message
         self._settled(message.order_id)
         if isinstance(answer, Answered) and answer.no is not None:
             log.info("order %s is cancelled: %s says no, %s", message.order_id, message.participant, answer.no.detail)
@@ -187,6 +216,25 @@ class OutboxRelay:
     def _delay_s(self, attempts: int) -> float:
         longest = min(_FIRST_DELAY_S * 2.0 ** min(attempts, 32), _LONGEST_DELAY_S)
         return longest * (1 + self._jitter()) / 2
+
+
+class _Route:
+    """What goes to one participant: `free` says how many more messages may, `waiting` holds those of the next list."""
+
+    def __init__(self, participant: Participant, client: ParticipantClient) -> None:
+        self.client = client
+        self.free = _AT_ONCE
+        self.waiting: list[Delivery] = []
+        self.complaints = _Complaints(participant)
+        self._leaves_at_s = 0.0
+
+    async def next_list(self) -> Sequence[Delivery]:
+        """What is waiting, once it may leave; others join it until then."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._leaves_at_s - loop.time())
+        self._leaves_at_s = loop.time() + _APART_S
+        deliveries, self.waiting = self.waiting, []
+        return deliveries
 
 
 class _Complaints:
@@ -214,6 +262,11 @@ class _Complaints:
         )
         self._count = 0
         self._quiet_until_s = now_s + _COMPLAINT_PERIOD_S
+
+
+def _order(delivery: Delivery) -> Order:
+    assert isinstance(delivery.decision, Order)  # nobody confirms what was refused
+    return delivery.decision
 
 
 def _log_storage(what: str, error: Exception) -> None:
