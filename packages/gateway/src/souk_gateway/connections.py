@@ -58,6 +58,7 @@ class _Connection(TCPServer):
         super().__init__(wrapped, asyncio.get_running_loop(), site.config, context, {}, *streams)
         self._site = site
         self.idle_task: _Idle = _Idle()  # type: ignore[assignment]  # which is all that hypercorn does with it
+        self._transport = self.writer.transport
         self._read_at = self.loop.time()
         self._unwritten: list[bytes] = []
         self._http1: Http1 | None = None
@@ -112,12 +113,11 @@ class _Connection(TCPServer):
             await http2.handle(RawData(wanted.data))
 
     def write(self, data: bytes) -> None:
-        if not self.writer.transport.is_closing():  # or uvloop would raise an error
-            self.writer.transport.write(data)
+        if not self._transport.is_closing():  # or uvloop would raise an error
+            self._transport.write(data)
 
     def is_full(self) -> bool:
-        transport = self.writer.transport
-        return not transport.is_closing() and transport.get_write_buffer_size() > _FULL_BYTES
+        return not self._transport.is_closing() and self._transport.get_write_buffer_size() > _FULL_BYTES
 
     async def drain(self) -> None:
         with suppress(ConnectionError):
@@ -152,7 +152,7 @@ class _Connection(TCPServer):
     def _write(self) -> None:
         """What has come together in a turn of the event loop."""
         if self._unwritten:
-            self.writer.write(b"".join(self._unwritten))
+            self.write(b"".join(self._unwritten))
             self._unwritten.clear()
 
     async def close_if_idle(self, idle_s: float = 0.0) -> None:
@@ -167,7 +167,7 @@ class _Connection(TCPServer):
     def give_up_if_silent(self, silent_s: float) -> None:
         """Ends the connection to a client that has sent nothing for so long, amid a request or not."""
         if self.loop.time() - self._read_at >= silent_s:
-            self.writer.transport.abort()
+            self._transport.abort()
 
 
 async def serve_http(
