@@ -1,4 +1,4 @@
-"""What an empty request costs on hypercorn, as it comes and with Souk's connections.
+"""What an empty request costs on hypercorn, as it comes and with Souk's connections and HTTP/1.1.
 
     PYTHONPATH=scripts .venv/bin/python tests/benchmarks/empty.py
 
@@ -25,7 +25,7 @@ from hypercorn.config import Config
 
 from souk_gateway.connections import serve_http
 
-VARIANTS = ("hypercorn", "hypercorn, uvloop", "hypercorn, uvloop, 2 workers", "Souk's connections, uvloop")
+VARIANTS = ("hypercorn", "hypercorn, uvloop", "hypercorn, uvloop, 2 workers", "Souk's HTTP/1.1, uvloop")
 ROUNDS, SECONDS = 5, 3
 
 

@@ -278,18 +278,19 @@ async def test_a_client_that_falls_silent_amid_its_request_is_given_up(monkeypat
 async def test_an_answer_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_LINGER_S", 0.02)
     written = []
-    write = asyncio.StreamWriter.write
-
-    def record(self: asyncio.StreamWriter, data: bytes) -> None:
-        written.append(bytes(data))
-        write(self, data)
-
     app = Waiting()
     app.go_on.set()
     async with asyncio.timeout(30), serving(app, keep_alive_s=60, read_s=60) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        transport = type(writer.transport)
+        write = transport.write
+
+        def record(self: asyncio.Transport, data: bytes) -> None:
+            written.append(bytes(data))
+            write(self, data)
+
         writer.write(LIVE)
-        monkeypatch.setattr(asyncio.StreamWriter, "write", record)
+        monkeypatch.setattr(transport, "write", record)
         await reader.readuntil(b"ok")
         writer.close()
     assert len(written) == 1

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import socket
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,11 +12,14 @@ import httpx
 import pytest
 from gateway_services import NEW_YEAR_US, Faults, Shop, gateway
 from grpc import StatusCode
+from hypothesis import given
+from hypothesis import strategies as st
 
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty.v1 import Tier
 from souk_contracts.orders.v1 import HistoryEntry, Order, OrdersServicer, OrderStatus
 from souk_gateway import __version__
+from souk_gateway.models import rfc3339
 
 TEA = {"customer_id": "c-1", "lines": [{"sku": "tea", "quantity": 2}]}
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -457,6 +461,12 @@ async def test_what_nobody_foresaw_is_logged_and_answered_without_the_inside(
     assert "OverflowError" not in answer.text
     assert_problem(answer, 500, "internal")
     assert "OverflowError" in caplog.text
+
+
+@given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9999, 12, 31, 23, 59, 59, 999999)))  # noqa: DTZ001
+def test_a_time_is_told_to_the_microsecond(time: datetime) -> None:
+    time_us = (time.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    assert rfc3339(time_us) == time.isoformat(timespec="microseconds") + "Z"
 
 
 async def test_each_request_leaves_a_line_in_the_log(

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from souk_contracts.loyalty.v1 import HoldRequest, HoldResponse
 from souk_contracts.orders.v1 import (
@@ -321,6 +323,12 @@ def test_a_key_names_one_order_for_each_caller() -> None:
 
 def test_a_key_names_the_same_order_in_every_release() -> None:
     assert order_id_of("anonymous", "K") == "80bba571-d76e-5f74-b14f-396ab0cb1e12"
+
+
+@given(st.text(alphabet=st.characters(codec="latin-1")))
+def test_a_key_names_the_order_that_uuid5_would_give_it(key: str) -> None:
+    namespace = uuid.UUID("6f1c7a52-3d0e-5b86-9c41-2a7be0d5f318")
+    assert order_id_of("me", key) == str(uuid.uuid5(namespace, f"2:me{key}"))
 
 
 def test_without_a_key_each_request_is_an_order_of_its_own() -> None:

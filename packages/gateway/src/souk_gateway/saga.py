@@ -32,6 +32,8 @@ CALLER = "anonymous"
 
 # Fixed for ever: with another one, keys would name other orders.
 _NAMESPACE = uuid.UUID("6f1c7a52-3d0e-5b86-9c41-2a7be0d5f318")
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""A UUID's seventeenth digit has two bits that say how to read it: RFC 9562, 4.1."""
 _REFUSE_EXTRA_S = 1.0
 _encode = msgspec.json.Encoder().encode
 
@@ -72,8 +74,10 @@ def order_id_of(caller: str, key: str | None) -> str:
     """The order that a caller's idempotency key names; a new one where there is no key."""
     if key is None:
         return str(uuid.uuid4())
-    # With the length in front, no other caller and key read the same.
-    return str(uuid.uuid5(_NAMESPACE, f"{len(caller)}:{caller}{key}"))
+    # With the length in front, no other caller and key read the same. It is `uuid.uuid5`, which takes thrice as long.
+    name = f"{len(caller)}:{caller}{key}".encode()
+    text = hashlib.sha1(_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest()
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANTS[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
 def fingerprint_of(wanted: OrderRequest) -> bytes:

@@ -1,0 +1,179 @@
+"""Requests out of the bytes of a connection, by llhttp: https://llhttp.org.
+
+What it leaves to its user is refused here: hosts, targets, versions, transfer codings, and sizes. All in all that is
+what h11 refuses, and more of what is merely tolerated; a test compares the two.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+_TARGET = re.compile(rb"[!-~]+")
+_OURS = frozenset((b"host", b"content-length", b"expect", b"transfer-encoding", b"upgrade"))
+
+
+@dataclass(slots=True)
+class Head:
+    """A request but for its body. Header names are in lower case; `target` is as it was sent."""
+
+    method: str
+    target: bytes
+    version: str
+    """1.0 or 1.1."""
+    headers: list[tuple[bytes, bytes]]
+    keep_alive: bool
+    """Whether another request may follow."""
+    expects_continue: bool
+    """Whether the client waits to be told that it may send the body."""
+    upgrade: bytes
+    """What the client would rather speak, as in its Upgrade header."""
+
+
+class Receiver(Protocol):
+    """Whom a parser tells, from within `feed`."""
+
+    def begin(self, head: Head) -> None: ...
+
+    def take(self, body: bytes) -> None:
+        """A further part of the body."""
+
+    def end(self) -> None: ...
+
+    def may_change(self, rest: bytes) -> None:
+        """The request that ended asks for another protocol, which would begin with `rest`. What it raises, goes on."""
+
+
+class Malformed(Exception):
+    """This is no request; `status` says so. Nothing after it can be understood."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Parser:
+    """Tells its receiver of requests. `max_bytes` is how long a head may be, and how much may come in vain.
+
+    The methods that begin with `on_` are llhttp's to call.
+    """
+
+    def __init__(self, receiver: Receiver, max_bytes: int) -> None:
+        self._receiver = receiver
+        self._max_bytes = max_bytes
+        self._llhttp = HttpRequestParser(self)
+        self._loose_bytes = 0
+        """How much has come since it was last known what for."""
+        self._is_body_skipped = False
+        self._begin()
+        self._in_message = self._in_head = False
+
+    @property
+    def in_message(self) -> bool:
+        """Whether a request has begun, and not ended."""
+        return self._in_message
+
+    def feed(self, data: bytes) -> None:
+        """Takes what was read. Raises `Malformed`; what was told before that stands."""
+        self._loose_bytes += len(data)
+        try:
+            while data:
+                data = self._feed(data)
+        except HttpParserError as error:
+            if isinstance(error, HttpParserCallbackError) and error.__context__ is not None:
+                raise error.__context__ from None
+            raise Malformed(400) from error
+        if self._loose_bytes > self._max_bytes:
+            raise Malformed(431 if self._in_head else 400)
+
+    def _feed(self, data: bytes) -> bytes:
+        """Returns what is left over when llhttp thinks that this is the end of HTTP/1.1, as with any upgrade."""
+        try:
+            self._llhttp.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+        else:
+            return b""
+        self._llhttp = HttpRequestParser(self)
+        if self._framing:
+            # It did not read the body. Another one will, which is told how long that is, and tells nobody of this.
+            self._is_body_skipped = True
+            self._llhttp.feed_data(b"POST / HTTP/1.1\r\n" + self._framing + b"\r\n\r\n")
+            self._is_body_skipped = False
+        else:
+            self._receiver.may_change(rest)
+        return rest
+
+    def _begin(self) -> None:
+        self._in_message = self._in_head = True
+        self._target = self._framing = self._upgrade = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._hosts = self._head_bytes = 0
+        self._expects_continue = False
+
+    def on_message_begin(self) -> None:
+        if not self._is_body_skipped:
+            self._begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A further part of the target."""
+        if not self._is_body_skipped:
+            self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:  # a trailer, or what _feed has made up
+            return
+        self._head_bytes += len(name) + len(value) + 4
+        name, value = name.lower(), value.rstrip(b" \t")  # what is in front of it is gone already
+        self._headers.append((name, value))
+        if name not in _OURS:
+            return
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"content-length":
+            self._framing = b"Content-Length: " + value
+        elif name == b"transfer-encoding":
+            self._framing = b"Transfer-Encoding: chunked"
+            if value.lower() != b"chunked":
+                raise Malformed(501)
+        elif name == b"expect":
+            self._expects_continue = value.lower() == b"100-continue"
+        else:
+            self._upgrade = value
+
+    def on_headers_complete(self) -> None:
+        if self._is_body_skipped:
+            return
+        self._in_head, self._loose_bytes = False, 0
+        method, version = self._llhttp.get_method(), self._llhttp.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise Malformed(505)
+        if self._head_bytes + len(self._target) > self._max_bytes:
+            raise Malformed(431)
+        if self._hosts != 1 and (self._hosts or version == "1.1"):
+            raise Malformed(400)
+        if not _TARGET.fullmatch(self._target) or (version == "1.0" and self._framing.startswith(b"Transfer")):
+            raise Malformed(400)
+        head = Head(
+            method=method.decode("ascii"),
+            target=self._target,
+            version=version,
+            headers=self._headers,
+            # As h11 has it, connections of HTTP/1.0 end with the answer. What follows on a CONNECT is not HTTP.
+            keep_alive=version == "1.1" and method != b"CONNECT" and self._llhttp.should_keep_alive(),
+            expects_continue=version == "1.1" and self._expects_continue,
+            upgrade=self._upgrade,
+        )
+        self._receiver.begin(head)
+
+    def on_body(self, body: bytes) -> None:
+        self._loose_bytes = 0
+        self._receiver.take(body)
+
+    def on_message_complete(self) -> None:
+        if self._framing and self._llhttp.should_upgrade():
+            return  # it has not read the body
+        self._loose_bytes = 0
+        self._in_message = False
+        self._receiver.end()
