@@ -69,8 +69,7 @@ def row_of_1_0(account: Account) -> dict[str, object]:
 
 
 def insert_hold_as_1_0(connection: Connection, hold: Hold) -> None:
-    names = Hold.__dataclass_fields__
-    connection.execute(INSERT_HOLD_AS_1_0, {**{name: getattr(hold, name) for name in names}, "state": hold.state.value})
+    connection.execute(INSERT_HOLD_AS_1_0, {**hold._asdict(), "state": hold.state.value})
 
 
 async def test_accounts_and_holds_of_1_0_are_there_after_the_migration_and_go_their_way(

@@ -82,7 +82,7 @@ async def test_a_forgotten_id_is_used_anew_in_the_same_transaction_and_in_the_ne
     first, second = new_id(), new_id()
     await storage.execute([AMINA, Release(first), Release(second)])
     kept, *_ = await storage.execute([Forget((first, second)), hold(first)])
-    assert kept == ()
+    assert kept == []
     assert rows(storage._database) == {first: "HELD"}
     await storage.execute([confirm(second), Forget((first, second))])
     assert rows(storage._database) == {first: "HELD", second: "CONFIRMED"}
@@ -99,7 +99,7 @@ async def test_every_statement_goes_by_an_index(
         connection.execute(text("ANALYZE"))
     advance(DAY_S)
     plans = plans_of(Session)
-    assert await storage.execute([Forget((closed, expired[0]))]) == [()]
+    assert await storage.execute([Forget((closed, expired[0]))]) == [[]]
     assert delete_old(storage._database, 1, clock) == 29
     assert len(plans.all) >= 4
     assert plans.reading_all == []

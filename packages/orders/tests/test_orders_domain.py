@@ -1,7 +1,5 @@
 """The table of an order, cell by cell: which decision stands, what its status is, and what must be told to whom."""
 
-from dataclasses import replace
-
 import pytest
 
 from souk_orders.book import Kind, Message, OrderBook, Participant
@@ -28,7 +26,7 @@ RELEASE_BOTH = {Participant.RESERVATIONS: Kind.RELEASE, Participant.LOYALTY: Kin
 
 
 def without_loyalty(terms: Terms) -> Terms:
-    return replace(terms, discount_percent=0, discount=0, points_redeemed=0, points_earned=0, without_loyalty=True)
+    return terms._replace(discount_percent=0, discount=0, points_redeemed=0, points_earned=0, without_loyalty=True)
 
 
 def book_with(status: Status | None, terms: Terms) -> OrderBook:
@@ -97,7 +95,7 @@ def test_what_was_decided_is_given_again_as_it_now_stands(status: Status, terms:
     book = book_with(status, terms)
     before = dict(book.outbox)
     # Also where the holds have ended since, and where today's price is another.
-    dearer = replace(terms, lines=(Line("tea", "Tea", 2, 999),))
+    dearer = terms._replace(lines=(Line("tea", "Tea", 2, 999),))
     for decided in (book.create(ID, PRINT, dearer, accept_until_us=0), book.refuse(ID, PRINT, "c-1", OUT_OF_STOCK)):
         assert decided.decision == Order(ID, PRINT, terms, status, order_in(book).status_reason, NOW_US)
         assert decided.replayed
@@ -265,7 +263,7 @@ def test_a_lease_gives_what_has_waited_longest_and_to_one_only() -> None:
     assert {delivery.message.leased_until_us for delivery in leased} == {NOW_US + 50}
     assert leased[0].decision == decisions[ids[3]]
     assert [delivery.message.order_id for delivery in book.lease(Participant.LOYALTY, 9, 50)] == [ids[0]]
-    assert book.lease(Participant.LOYALTY, 9, 50) == ()
+    assert book.lease(Participant.LOYALTY, 9, 50) == []
 
 
 def test_a_lease_that_ran_out_is_taken_by_another_and_the_first_cannot_put_it_off(terms: Terms) -> None:
@@ -276,8 +274,8 @@ def test_a_lease_that_ran_out_is_taken_by_another_and_the_first_cannot_put_it_of
     later.put_off(first.message, "DEADLINE_EXCEEDED", 10)
     assert pending(later, Participant.LOYALTY) == second.message
     later.put_off(second.message, "UNAVAILABLE", 10)
-    assert pending(later, Participant.LOYALTY) == replace(
-        second.message, due_at_us=NOW_US + 60, leased_until_us=0, attempts=1, last_error="UNAVAILABLE"
+    assert pending(later, Participant.LOYALTY) == second.message._replace(
+        due_at_us=NOW_US + 60, leased_until_us=0, attempts=1, last_error="UNAVAILABLE"
     )
 
 
@@ -285,7 +283,7 @@ def test_figures_that_agree_are_taken(terms: Terms) -> None:
     terms.check_figures()
     without_loyalty(terms).check_figures()
     assert (terms.subtotal, terms.total) == (1800, 1600)
-    replace(terms, lines=(Line("tea", "Tea", 1, 199),), discount=19, points_redeemed=180).check_figures()
+    terms._replace(lines=(Line("tea", "Tea", 1, 199),), discount=19, points_redeemed=180).check_figures()
 
 
 @pytest.mark.parametrize(
@@ -303,5 +301,5 @@ def test_figures_that_agree_are_taken(terms: Terms) -> None:
 )
 def test_figures_that_contradict_each_other_are_refused(change: dict[str, int], field: str, terms: Terms) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        replace(terms, **change).check_figures()  # type: ignore[arg-type]  # a field's type depends on its name
+        terms._replace(**change).check_figures()  # type: ignore[arg-type]  # a field's type depends on its name
     assert caught.value.metadata == {"field": field}

@@ -3,7 +3,6 @@
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,7 +113,7 @@ async def test_orders_of_1_0_are_there_after_the_migration_and_go_their_way(
         assert await storage.order_with_history(order.order_id) == (order, history)
         for participant in Participant:
             (leased,) = await storage.execute([Lease(participant, 10, lease_us=1)])
-            assert isinstance(leased, tuple)
+            assert isinstance(leased, list)
             assert [delivery.decision for delivery in leased] == [order]
             await storage.execute([Answered(leased[0].message, no=None)])
         assert (await storage.order(order.order_id)).status is Status.CONFIRMED
@@ -143,7 +142,7 @@ async def test_a_process_of_1_0_goes_on_through_the_migration_and_beside_the_new
     newer = SqlStorage(Database(url_at_0001), clock)
     try:
         assert await newer.order(after.order_id) == after
-        noted = Create(str(uuid.uuid4()), PRINT, replace(terms, note="Ring twice"), 10**15)
+        noted = Create(str(uuid.uuid4()), PRINT, terms._replace(note="Ring twice"), 10**15)
         await newer.execute([noted])
         with older.begin() as connection:
             assert read_as_1_0(connection, noted.order_id)[4] == terms.customer_id

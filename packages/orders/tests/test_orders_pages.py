@@ -3,7 +3,6 @@
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ def some_orders(count: int, terms: Terms) -> list[Order]:
         Order(
             f"{n * 7919 % 2**32:08x}-0000-4000-8000-{n:012x}",
             bytes(32),
-            replace(terms, customer_id=customer),
+            terms._replace(customer_id=customer),
             status,
             "",
             created_at_us=n // 10,
@@ -120,7 +119,7 @@ async def test_a_page_of_very_long_orders_ends_early_and_nothing_is_lost(
     storage: SqlStorage, orders: Orders, terms: Terms
 ) -> None:
     lines = tuple(Line(f"s{n}", "Name", 1, 1) for n in range(limits.MAX_LINES))
-    there = some_orders(90, replace(terms, lines=lines))
+    there = some_orders(90, terms._replace(lines=lines))
     fill(storage, there)
     pages = await all_pages(orders, "", None, size=500)
     assert [len(page) for page in pages] == [40, 40, 10]
@@ -132,7 +131,7 @@ async def test_a_page_of_long_orders_with_long_notes_fits_into_a_message(stub: O
     lines = tuple(Line(f"{n:064}", "🍵" * 200, 1_000_000, limits.MAX_PRICE) for n in range(count))
     figures = (50, 10**15, 10**15, limits.MAX_POINTS_EARNED)
     terms = Terms("c" * 64, "EUR", lines, *figures, without_loyalty=False, note="🔔" * limits.MAX_NOTE)
-    fill(storage, [replace(order, terms=terms, status_reason="R" * 64) for order in some_orders(500, terms)])
+    fill(storage, [order._replace(terms=terms, status_reason="R" * 64) for order in some_orders(500, terms)])
     first = await stub.list(ListRequest(page_size=500))
     rest = await stub.list(ListRequest(page_size=500, page_token=first.next_page_token))
     assert len({order.id for order in (*first.orders, *rest.orders)}) == 500

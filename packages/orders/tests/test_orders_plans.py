@@ -37,7 +37,7 @@ async def test_no_statement_reads_through_a_whole_table(
     plans = plans_of(Session)
     await storage.execute([placed, Refuse(str(uuid.uuid4()), PRINT, "c-1", OUT_OF_STOCK)])
     (leased,) = await storage.execute([Lease(Participant.LOYALTY, 8, lease_us=1)])
-    assert isinstance(leased, tuple)
+    assert isinstance(leased, list)
     first, second, *_ = (delivery.message for delivery in leased)
     await storage.execute([Answered(first, no=None), PutOff(second, "no one there", 1), Cancel(placed.order_id)])
     await storage.order_with_history(placed.order_id)

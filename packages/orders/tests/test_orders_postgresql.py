@@ -112,7 +112,7 @@ async def test_a_lease_passes_over_what_another_process_has_locked(
     with first._database.begin() as connection:
         connection.execute(query)
         (leased,) = await second.execute([Lease(Participant.LOYALTY, 10, lease_us=1)])
-    assert isinstance(leased, tuple)
+    assert isinstance(leased, list)
     assert [each.message.order_id for each in leased] == [free]
 
 
@@ -137,7 +137,7 @@ async def test_processes_that_decide_settle_and_lease_in_any_order_never_lock_ea
 
     async def use(storage: SqlStorage) -> None:
         outcomes = await storage.execute([some_command() for _ in range(random_.randint(1, 6))])
-        leased = [delivery.message for outcome in outcomes if isinstance(outcome, tuple) for delivery in outcome]
+        leased = [delivery.message for outcome in outcomes if isinstance(outcome, list) for delivery in outcome]
         random_.shuffle(leased)
         await storage.execute([Answered(message, random_.choice([None, OUT_OF_STOCK])) for message in leased])
 
@@ -172,7 +172,7 @@ async def test_a_prune_marks_past_what_others_have_locked_and_a_replay_waits_for
     locked, free = new_id(), new_id()
     await storage.execute([Refuse(each, PRINT, "c-1", OUT_OF_STOCK) for each in (locked, free)])
     leases = await storage.execute([Lease(to, 10, LATER_US) for to in Participant])
-    told = [delivery.message for outcome in leases if isinstance(outcome, tuple) for delivery in outcome]
+    told = [delivery.message for outcome in leases if isinstance(outcome, list) for delivery in outcome]
     await storage.execute([Answered(message, None) for message in told])
     with closing(SqlRetention(Database(database_url), 1, clock)) as retention:
         with storage._database.write() as session:
@@ -205,7 +205,7 @@ async def test_an_order_that_one_process_cancels_is_not_confirmed_by_another_at_
     order_id = new_id()
     await first.execute([create(order_id, terms)])
     leases = await first.execute([Lease(to, 10, LATER_US) for to in Participant])
-    told = [delivery.message for outcome in leases if isinstance(outcome, tuple) for delivery in outcome]
+    told = [delivery.message for outcome in leases if isinstance(outcome, list) for delivery in outcome]
     await first.execute([Answered(told[0], None)])
     with first._database.write() as session:
         carry_out(session, [Cancel(order_id)], 0)
@@ -241,7 +241,7 @@ async def test_plans_that_were_made_while_tables_were_empty_are_those_of_full_on
     placed, refused = create(new_id(), terms), Refuse(new_id(), PRINT, "c-1", OUT_OF_STOCK)
     await storage.execute([placed, refused])
     (leased,) = await storage.execute([Lease(Participant.LOYALTY, 8, lease_us=1)])
-    assert isinstance(leased, tuple)
+    assert isinstance(leased, list)
     await storage.execute([Answered(delivery.message, no=None) for delivery in leased])
     await storage.execute([Cancel(placed.order_id)])
     await storage.order_with_history(placed.order_id)

@@ -5,7 +5,6 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -162,7 +161,7 @@ async def test_an_order_without_loyalty_is_confirmed_while_loyalty_is_away(
     advance: Callable[[float], None],
 ) -> None:
     zeros = {"discount_percent": 0, "discount": 0, "points_redeemed": 0, "points_earned": 0}
-    (order_id,) = await accepted(storage, replace(terms, **zeros, without_loyalty=True))  # type: ignore[arg-type]  # all are numbers
+    (order_id,) = await accepted(storage, terms._replace(**zeros, without_loyalty=True))  # type: ignore[arg-type]  # all are numbers
     points.says[order_id] = CallFailed("UNAVAILABLE")
     await relay.run_once()
     assert await status(storage, order_id) is Status.CONFIRMED
@@ -237,7 +236,7 @@ async def test_what_is_released_twice_stands_twice_in_the_history(
     relay: OutboxRelay, storage: SqlStorage, terms: Terms
 ) -> None:
     zeros = {"discount_percent": 0, "discount": 0, "points_redeemed": 0, "points_earned": 0}
-    (order_id,) = await accepted(storage, replace(terms, **zeros, without_loyalty=True))  # type: ignore[arg-type]  # all are numbers
+    (order_id,) = await accepted(storage, terms._replace(**zeros, without_loyalty=True))  # type: ignore[arg-type]  # all are numbers
     await relay.run_once()
     await storage.execute([Cancel(order_id)])
     await relay.run_once()

@@ -83,7 +83,7 @@ async def answered(storage: SqlStorage) -> None:
     """All participants say yes to what they are told, as the relay would hear it."""
     while True:
         leases = await storage.execute([Lease(to, 1000, lease_us=1) for to in Participant])
-        messages = [each.message for leased in leases if isinstance(leased, tuple) for each in leased]
+        messages = [each.message for leased in leases if isinstance(leased, list) for each in leased]
         if not messages:
             return
         await storage.execute([Answered(message, None, "loyalty/1.0.0") for message in messages])
@@ -191,7 +191,7 @@ async def test_what_someone_must_still_be_told_of_is_not_over(
     order_id = new_id()
     await storage.execute([Refuse(order_id, PRINT, "c-1", OUT_OF_STOCK)])
     (leased,) = await storage.execute([Lease(Participant.LOYALTY, 1, lease_us=1)])
-    assert isinstance(leased, tuple)
+    assert isinstance(leased, list)
     await storage.execute([Answered(leased[0].message, None)])
     advance(1000 * DAY_S)
     assert await prune() == (0, 0)

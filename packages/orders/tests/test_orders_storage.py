@@ -6,7 +6,6 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def create(order_id: str, terms: Terms, fingerprint: bytes = PRINT) -> Create:
 
 async def lease(storage: SqlStorage, participant: Participant, limit: int = 100) -> list[Delivery]:
     (leased,) = await storage.execute([Lease(participant, limit, lease_us=1_000_000)])
-    assert isinstance(leased, tuple)
+    assert isinstance(leased, list)
     return list(leased)
 
 
@@ -62,8 +61,8 @@ async def count(storage: SqlStorage, table: Table) -> int:
 async def test_what_was_decided_is_there_after_a_restart(open_storage: Callable[[], SqlStorage], terms: Terms) -> None:
     first = open_storage()
     taken, refused = new_id(), new_id()
-    lines = (replace(terms.lines[0], name="Tée 緑茶 🍵"), *terms.lines[1:])
-    unicode = replace(terms, lines=lines, note="Zweimal läuten 🔔")
+    lines = (terms.lines[0]._replace(name="Tée 緑茶 🍵"), *terms.lines[1:])
+    unicode = terms._replace(lines=lines, note="Zweimal läuten 🔔")
     (decided, _) = await first.execute([create(taken, unicode), Refuse(refused, PRINT, "c-1", OUT_OF_STOCK)])
     assert isinstance(decided, Decided)
     first.close()
@@ -98,7 +97,7 @@ async def test_of_twenty_who_create_one_id_at_once_one_wins_and_all_get_its_orde
 ) -> None:
     opened = [open_storage() for _ in range(storages)]
     order_id = new_id()
-    prices = [replace(terms, lines=(replace(terms.lines[0], unit_price=n),)) for n in range(20)]
+    prices = [terms._replace(lines=(terms.lines[0]._replace(unit_price=n),)) for n in range(20)]
     outcomes = await asyncio.gather(
         *(opened[n % storages].execute([create(order_id, price)]) for n, price in enumerate(prices))
     )
@@ -254,7 +253,7 @@ async def test_a_lease_looks_past_what_the_same_transaction_settles(
     await storage.execute([create(second, terms)])
     settle = Answered(delivery.message, no=None)
     (_, leased) = await storage.execute([settle, Lease(Participant.LOYALTY, 1, lease_us=1)])
-    assert isinstance(leased, tuple)
+    assert isinstance(leased, list)
     assert [each.message.order_id for each in leased] == [second]
 
 

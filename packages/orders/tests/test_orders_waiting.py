@@ -26,7 +26,7 @@ async def confirm(storage: SqlStorage) -> None:
     """As the relay of another process does, whom nobody here hears."""
     for participant in Participant:
         (leased,) = await storage.execute([Lease(participant, 10, lease_us=1)])
-        assert isinstance(leased, tuple)
+        assert isinstance(leased, list)
         await storage.execute([Answered(delivery.message, no=None) for delivery in leased])
 
 

@@ -15,8 +15,8 @@ worth stands in `rules`:
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from souk_loyalty import rules
 from souk_loyalty.rules import Tier
@@ -116,8 +116,7 @@ class State(StrEnum):
     CLOSED = "CLOSED"
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """A customer's. Always 0 <= points_held.
 
     `points` is the balance, held points included. It is negative, or below what is held, where points that were
@@ -143,8 +142,7 @@ class Account:
         return max(0, self.points - self.points_held)
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """The discount and the points of one order. Money in minor units.
 
     `subtotal` and `redeem_points` are what `place_hold` was asked, `discount_percent` and `discount` its quote;
@@ -163,8 +161,7 @@ class Hold:
     expires_at_us: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
+class JournalEntry(NamedTuple):
     """Points that came to an account, or left it, otherwise than by an order."""
 
     customer_id: str
@@ -196,7 +193,7 @@ class Ledger:
         if row is not None and row.state is State.HELD:
             if (row.customer_id, row.subtotal, row.redeem_points) != (customer_id, subtotal, redeem_points):
                 raise Busy(order_id)
-            held = replace(row, expires_at_us=expires_at_us)
+            held = row._replace(expires_at_us=expires_at_us)
         else:
             held = self._quote(order_id, customer_id, subtotal, redeem_points, expires_at_us, now_us)
             self._change(customer_id, held=redeem_points)
@@ -218,11 +215,10 @@ class Ledger:
         try:
             self._check_available(customer_id, points_redeemed, promised)
         except (UnknownCustomer, InsufficientPoints) as refusal:
-            self.holds[order_id] = replace(row, state=State.CLOSED)
+            self.holds[order_id] = row._replace(state=State.CLOSED)
             return refusal
         self._change(customer_id, points=points_earned - points_redeemed)
-        self.holds[order_id] = replace(
-            row,
+        self.holds[order_id] = row._replace(
             state=State.CONFIRMED,
             customer_id=customer_id,
             points_redeemed=points_redeemed,
@@ -237,23 +233,23 @@ class Ledger:
             self._change(row.customer_id, held=-row.points_redeemed)
         elif row.state is State.CONFIRMED:
             self._change(row.customer_id, points=row.points_redeemed - row.points_earned)
-        self.holds[order_id] = replace(row, state=State.CLOSED)
+        self.holds[order_id] = row._replace(state=State.CLOSED)
 
     def expire_due(self, now_us: int) -> int:
         """Ends the holds whose time has passed; gives how many."""
         due = [row for row in self.holds.values() if row.state is State.HELD and row.expires_at_us <= now_us]
         for row in due:
             self._change(row.customer_id, held=-row.points_redeemed)
-            self.holds[row.order_id] = replace(row, state=State.EXPIRED)
+            self.holds[row.order_id] = row._replace(state=State.EXPIRED)
         return len(due)
 
-    def forget(self, order_ids: Iterable[str]) -> tuple[str, ...]:
+    def forget(self, order_ids: Iterable[str]) -> list[str]:
         """Takes away what is CLOSED or EXPIRED, as if it had never been; gives the ids of those that stay."""
         rows = [row for order_id in order_ids if (row := self.holds.get(order_id)) is not None]
         for row in rows:
             if row.state in (State.CLOSED, State.EXPIRED):
                 self.holds.pop(row.order_id, None)
-        return tuple(row.order_id for row in rows if row.order_id in self.holds)
+        return [row.order_id for row in rows if row.order_id in self.holds]
 
     def put(
         self, customer_id: str, name: str, tier: Tier, points: int, tier_expires_at_us: int | None = None
@@ -263,7 +259,7 @@ class Ledger:
         if points < old.points_held:
             raise PointsBelowHeld(customer_id, points, old.points_held)
         expires_at_us = old.tier_expires_at_us if tier_expires_at_us is None else tier_expires_at_us
-        account = replace(old, name=name, tier=tier, points=points, tier_expires_at_us=expires_at_us)
+        account = old._replace(name=name, tier=tier, points=points, tier_expires_at_us=expires_at_us)
         self.accounts[customer_id] = account
         if points != old.points:
             self.journal.append(JournalEntry(customer_id, points - old.points))
@@ -306,6 +302,6 @@ class Ledger:
     def _change(self, customer_id: str, *, points: int = 0, held: int = 0) -> None:
         if points or held:  # most orders redeem nothing, and their account need not be written
             account = self.accounts[customer_id]
-            self.accounts[customer_id] = replace(
-                account, points=account.points + points, points_held=account.points_held + held
+            self.accounts[customer_id] = account._replace(
+                points=account.points + points, points_held=account.points_held + held
             )

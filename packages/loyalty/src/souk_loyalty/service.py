@@ -7,8 +7,7 @@ transaction: so commands go in lists, and each has an outcome of its own.
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from souk_loyalty import rules
 from souk_loyalty.domain import (
@@ -31,8 +30,7 @@ MAX_FORGOTTEN = 1000
 _CUSTOMER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceHold:
+class PlaceHold(NamedTuple):
     """Outcome: the Hold, or Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints."""
 
     order_id: str
@@ -42,8 +40,7 @@ class PlaceHold:
     ttl_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Confirm:
+class Confirm(NamedTuple):
     """Outcome: None for yes, or why not."""
 
     order_id: str
@@ -52,22 +49,19 @@ class Confirm:
     points_earned: int
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """Outcome: None."""
 
     order_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(NamedTuple):
     """Outcome: the ids of those that stay, a tuple."""
 
     order_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PutAccount:
+class PutAccount(NamedTuple):
     """Outcome: the Account, or PointsBelowHeld."""
 
     customer_id: str
@@ -78,15 +72,14 @@ class PutAccount:
     """0 for never; None leaves it as it was."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExpireDue:
+class ExpireDue(NamedTuple):
     """Ends holds whose time has passed, the oldest first. Outcome: how many."""
 
     limit: int
 
 
 Command = PlaceHold | Confirm | Release | Forget | PutAccount | ExpireDue
-Outcome = Hold | Account | tuple[str, ...] | int | DomainError | None
+Outcome = Hold | Account | list[str] | int | DomainError | None
 
 
 class Storage(Protocol):
@@ -145,7 +138,7 @@ class Loyalty:
         if len(order_ids) > MAX_FORGOTTEN:
             raise InvalidArgument("order_ids", f"must be at most {MAX_FORGOTTEN}, and are {len(order_ids)}")
         kept = await self._execute(Forget(tuple(map(_order_id, order_ids))))
-        assert isinstance(kept, tuple)
+        assert isinstance(kept, list)
         return kept
 
     async def hold(self, order_id: str) -> Hold:

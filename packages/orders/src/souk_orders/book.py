@@ -19,8 +19,8 @@ Long after nobody must be told of it any more `prune` may delete a refused id or
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from souk_orders import SERVICE, __version__
 from souk_orders.domain import (
@@ -54,8 +54,7 @@ class Kind(StrEnum):
     RELEASE = "RELEASE"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What a participant must still be told; gone once it has answered. One at most for an order and a participant.
 
     It is due at `due_at_us`, and until `leased_until_us` someone is sending it.
@@ -71,16 +70,14 @@ class Message:
     last_error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A leased message, and the decision that it is about."""
 
     message: Message
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(NamedTuple):
     """A decision as it stands; `replayed` where it had been made before, `leased` what whoever asked is to deliver."""
 
     decision: Decision
@@ -141,7 +138,7 @@ class OrderBook:
         """Completes a confirmed order. Raises UnknownOrder, WrongStatus."""
         return self._settle(self._order(order_id).completed())
 
-    def lease(self, participant: Participant, limit: int, lease_us: int) -> tuple[Delivery, ...]:
+    def lease(self, participant: Participant, limit: int, lease_us: int) -> list[Delivery]:
         """Hands out messages that are due and that nobody is sending, those first that have waited longest."""
         now_us = self._now_us
         due = [
@@ -150,9 +147,9 @@ class OrderBook:
             if message.participant is participant and message.due_at_us <= now_us and message.leased_until_us <= now_us
         ]
         due.sort(key=lambda message: message.due_at_us)
-        leased = [replace(message, leased_until_us=now_us + lease_us) for message in due[:limit]]
+        leased = [message._replace(leased_until_us=now_us + lease_us) for message in due[:limit]]
         self.outbox.update({(message.order_id, message.participant): message for message in leased})
-        return tuple(Delivery(message, self.decisions[message.order_id]) for message in leased)
+        return [Delivery(message, self.decisions[message.order_id]) for message in leased]
 
     def answered(self, message: Message, no: Refusal | None, served_by: str = "") -> Order | None:
         """Takes a participant's answer, None for yes; gives the order where that has settled it.
@@ -189,8 +186,7 @@ class OrderBook:
         pending = self.outbox.get(key)
         if pending is None or pending.kind is not message.kind or pending.leased_until_us != message.leased_until_us:
             return
-        self.outbox[key] = replace(
-            pending,
+        self.outbox[key] = pending._replace(
             due_at_us=self._now_us + delay_us,
             leased_until_us=0,
             attempts=pending.attempts + 1,

@@ -4,8 +4,8 @@ What must be told to whom because of it is in `book.py`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 CANCELLED_BY_CUSTOMER = "CUSTOMER"
 """The status reason of what `cancel` cancelled."""
@@ -70,8 +70,7 @@ class Status(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """Pieces of an item at a price, in minor units for one."""
 
     sku: str
@@ -80,8 +79,7 @@ class Line:
     unit_price: int
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What an order says: who gets what for how much. Money in minor units of `currency`.
 
     `note` is a remark of the customer's or the shop's, empty for none.
@@ -121,8 +119,7 @@ class Terms:
             raise InvalidArgument("points_redeemed", f"must be at most {payable}, and is {self.points_redeemed}")
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """An order that was taken. `status_reason` says why it was cancelled, in capitals."""
 
     order_id: str
@@ -135,7 +132,7 @@ class Order:
     def confirmed(self) -> "Order":
         """Goods and points are the order's own. For an ACCEPTED one only."""
         assert self.status is Status.ACCEPTED
-        return replace(self, status=Status.CONFIRMED)
+        return self._replace(status=Status.CONFIRMED)
 
     def completed(self) -> "Order":
         """Handed over; a COMPLETED one is left as it is. Raises WrongStatus."""
@@ -143,7 +140,7 @@ class Order:
             return self
         if self.status is not Status.CONFIRMED:
             raise WrongStatus(self.order_id, self.status, "completed")
-        return replace(self, status=Status.COMPLETED)
+        return self._replace(status=Status.COMPLETED)
 
     def cancelled(self, reason: str) -> "Order":
         """Not to be; a CANCELLED one is left as it is. Raises WrongStatus."""
@@ -151,11 +148,10 @@ class Order:
             return self
         if self.status is Status.COMPLETED:
             raise WrongStatus(self.order_id, self.status, "cancelled")
-        return replace(self, status=Status.CANCELLED, status_reason=reason)
+        return self._replace(status=Status.CANCELLED, status_reason=reason)
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(NamedTuple):
     """A step of an order: when it was taken, by which version of which service, and why where there is a reason."""
 
     step: str
@@ -165,8 +161,7 @@ class HistoryEntry:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why something was refused: a reason in capitals, a text for people, and what it is about."""
 
     reason: str
@@ -174,8 +169,7 @@ class Refusal:
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedOrder:
+class RefusedOrder(NamedTuple):
     """An id that was decided not to become an order."""
 
     order_id: str

@@ -7,8 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from souk_orders.book import Delivery, Kind, Message, Participant
 from souk_orders.domain import Order, Refusal, StorageUnavailable
@@ -35,8 +34,7 @@ class CallFailed(Exception):
     """A participant did not answer, or not as agreed; the text says how."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What a participant said: its final no, or None for yes."""
 
     no: Refusal | None
@@ -149,7 +147,7 @@ class OutboxRelay:
         leases = [Lease(to, route.free, self._lease_us) for to, route in self._routes.items() if route.free > 0]
         count = 0
         for outcome in await self._outbox.execute(leases) if leases else ():
-            assert isinstance(outcome, tuple)
+            assert isinstance(outcome, list)
             self.deliver(outcome)
             count += len(outcome)
         return count

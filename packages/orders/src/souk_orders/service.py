@@ -5,8 +5,7 @@ transaction: so commands go in lists, and each has an outcome of its own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from souk_orders import limits
 from souk_orders.book import Decided, Delivery, Message, Participant
@@ -14,8 +13,7 @@ from souk_orders.domain import DomainError, HistoryEntry, Order, Refusal, Status
 from souk_orders.lobby import Lobby
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(NamedTuple):
     """Outcome: Decided, or KeyReused, HoldExpiring (for a new order after `accept_until_us`).
 
     With a `lease_us`, what participants must be told is leased for so long to whoever asked.
@@ -28,8 +26,7 @@ class Create:
     lease_us: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(NamedTuple):
     """Outcome: Decided, or KeyReused. It leases as Create does."""
 
     order_id: str
@@ -39,22 +36,19 @@ class Refuse:
     lease_us: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(NamedTuple):
     """Outcome: the Order, or UnknownOrder, WrongStatus."""
 
     order_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(NamedTuple):
     """Outcome: the Order, or UnknownOrder, WrongStatus."""
 
     order_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """Hands out messages that are due, for `lease_us`. Outcome: the Deliveries, those first that waited longest."""
 
     participant: Participant
@@ -62,8 +56,7 @@ class Lease:
     lease_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """What a participant said to a message, None for yes. Outcome: the Order where that settled it, or None."""
 
     message: Message
@@ -72,8 +65,7 @@ class Answered:
     """Who said it, such as `loyalty/1.0.0`."""
 
 
-@dataclass(frozen=True, slots=True)
-class PutOff:
+class PutOff(NamedTuple):
     """Gives a message back whose call failed. Outcome: None."""
 
     message: Message
@@ -82,7 +74,7 @@ class PutOff:
 
 
 Command = Create | Refuse | Cancel | Complete | Lease | Answered | PutOff
-Outcome = Decided | Order | tuple[Delivery, ...] | DomainError | None
+Outcome = Decided | Order | list[Delivery] | DomainError | None
 
 
 Wanted = tuple[str, bytes, Terms, int]

@@ -13,8 +13,8 @@ The states of a reservation and what each call makes of them stand here, and now
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 MAX_PIECES = 1_000_000_000
 """Of one item, on hand; also the highest price, in minor units."""
@@ -102,16 +102,14 @@ class State(StrEnum):
     CLOSED = "CLOSED"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """Pieces of an item."""
 
     sku: str
     quantity: int
 
 
-@dataclass(frozen=True, slots=True)
-class QuotedLine:
+class QuotedLine(NamedTuple):
     """Pieces of an item at a price, in minor units for one."""
 
     sku: str
@@ -120,8 +118,7 @@ class QuotedLine:
     unit_price: int
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """What can be reserved. Always 0 <= held <= on_hand. `description` is for people, empty for none."""
 
     sku: str
@@ -138,8 +135,7 @@ class Item:
         return self.on_hand - self.held
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """The pieces of one order. `quote` is what `reserve` said, while they are HELD."""
 
     order_id: str
@@ -149,8 +145,7 @@ class Reservation:
     expires_at_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
+class JournalEntry(NamedTuple):
     """Pieces that came into the stock, or left it otherwise than by an order."""
 
     sku: str
@@ -177,7 +172,7 @@ class Stock:
         if row is not None and row.state is State.HELD:
             if _quantities(row.lines) != _quantities(lines):
                 raise Busy(order_id)
-            held = replace(row, expires_at_us=expires_at_us)
+            held = row._replace(expires_at_us=expires_at_us)
         else:
             quote = tuple(self._quote(line) for line in lines)
             self._change_held(lines, +1)
@@ -198,10 +193,10 @@ class Stock:
             for line in lines:
                 self._quote(line)
         except (UnknownSku, OutOfStock) as refusal:
-            self.reservations[order_id] = replace(row, state=State.CLOSED, quote=())
+            self.reservations[order_id] = row._replace(state=State.CLOSED, quote=())
             return refusal
         self._sell(lines, +1)
-        self.reservations[order_id] = replace(row, state=State.CONFIRMED, lines=lines, quote=())
+        self.reservations[order_id] = row._replace(state=State.CONFIRMED, lines=lines, quote=())
         return None
 
     def release(self, order_id: str) -> None:
@@ -211,23 +206,23 @@ class Stock:
             self._change_held(row.lines, -1)
         elif row.state is State.CONFIRMED:
             self._sell(row.lines, -1)
-        self.reservations[order_id] = replace(row, state=State.CLOSED, quote=())
+        self.reservations[order_id] = row._replace(state=State.CLOSED, quote=())
 
     def expire_due(self, now_us: int) -> int:
         """Ends the holds whose time has passed; gives how many."""
         due = [row for row in self.reservations.values() if row.state is State.HELD and row.expires_at_us <= now_us]
         for row in due:
             self._change_held(row.lines, -1)
-            self.reservations[row.order_id] = replace(row, state=State.EXPIRED, quote=())
+            self.reservations[row.order_id] = row._replace(state=State.EXPIRED, quote=())
         return len(due)
 
-    def forget(self, order_ids: Iterable[str]) -> tuple[str, ...]:
+    def forget(self, order_ids: Iterable[str]) -> list[str]:
         """Takes away what is CLOSED or EXPIRED, as if it had never been; gives the ids of those that stay."""
         rows = [row for order_id in order_ids if (row := self.reservations.get(order_id)) is not None]
         for row in rows:
             if row.state in (State.CLOSED, State.EXPIRED):
                 self.reservations.pop(row.order_id, None)
-        return tuple(row.order_id for row in rows if row.order_id in self.reservations)
+        return [row.order_id for row in rows if row.order_id in self.reservations]
 
     def put(self, sku: str, name: str, unit_price: int, on_hand: int, description: str | None = None) -> Item:
         """Creates an item, or changes it; a description that is None stays as it was. Raises OnHandBelowHeld."""
@@ -235,7 +230,7 @@ class Stock:
         if on_hand < old.held:
             raise OnHandBelowHeld(sku, on_hand, old.held)
         description = old.description if description is None else description
-        item = replace(old, name=name, unit_price=unit_price, description=description)
+        item = old._replace(name=name, unit_price=unit_price, description=description)
         return self._stock_up(item, on_hand - old.on_hand)
 
     def restock(self, sku: str, quantity: int) -> Item:
@@ -260,16 +255,16 @@ class Stock:
     def _change_held(self, lines: Iterable[Line], sign: int) -> None:
         for line in lines:
             item = self.items[line.sku]
-            self.items[line.sku] = replace(item, held=item.held + sign * line.quantity)
+            self.items[line.sku] = item._replace(held=item.held + sign * line.quantity)
 
     def _sell(self, lines: Iterable[Line], sign: int) -> None:
         for line in lines:
             item = self.items[line.sku]
             pieces = sign * line.quantity
-            self.items[line.sku] = replace(item, on_hand=item.on_hand - pieces, sold=item.sold + pieces)
+            self.items[line.sku] = item._replace(on_hand=item.on_hand - pieces, sold=item.sold + pieces)
 
     def _stock_up(self, item: Item, pieces: int) -> Item:
-        stocked = replace(item, on_hand=item.on_hand + pieces)
+        stocked = item._replace(on_hand=item.on_hand + pieces)
         self.items[item.sku] = stocked
         if pieces:
             self.journal.append(JournalEntry(item.sku, pieces))

@@ -7,9 +7,8 @@ transaction: so commands go in lists, and each has an outcome of its own.
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from souk_reservations.domain import (
     MAX_PIECES,
@@ -34,8 +33,7 @@ default."""
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(NamedTuple):
     """Outcome: the Reservation, or Busy, Settled, UnknownSku, OutOfStock."""
 
     order_id: str
@@ -43,30 +41,26 @@ class Reserve:
     ttl_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Confirm:
+class Confirm(NamedTuple):
     """Outcome: None for yes, or why not."""
 
     order_id: str
     lines: tuple[Line, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """Outcome: None."""
 
     order_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(NamedTuple):
     """Outcome: the ids of those that stay, a tuple."""
 
     order_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PutItem:
+class PutItem(NamedTuple):
     """Outcome: the Item, or OnHandBelowHeld."""
 
     sku: str
@@ -77,16 +71,14 @@ class PutItem:
     """None leaves it as it was."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestockItem:
+class RestockItem(NamedTuple):
     """Outcome: the Item, or UnknownSku, InvalidArgument."""
 
     sku: str
     quantity: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExpireDue:
+class ExpireDue(NamedTuple):
     """Ends holds whose time has passed, the oldest first. Outcome: how many."""
 
     limit: int
@@ -96,7 +88,7 @@ Wanted = tuple[str, Sequence[Line]]
 """An order's id and its lines."""
 
 Command = Reserve | Confirm | Release | Forget | PutItem | RestockItem | ExpireDue
-Outcome = Reservation | Item | tuple[str, ...] | int | DomainError | None
+Outcome = Reservation | Item | list[str] | int | DomainError | None
 
 
 class Storage(Protocol):
@@ -153,7 +145,7 @@ class Reservations:
         if len(order_ids) > MAX_FORGOTTEN:
             raise InvalidArgument("order_ids", f"must be at most {MAX_FORGOTTEN}, and are {len(order_ids)}")
         kept = await self._execute(Forget(tuple(map(_order_id, order_ids))))
-        assert isinstance(kept, tuple)
+        assert isinstance(kept, list)
         return kept
 
     async def reservation(self, order_id: str) -> Reservation:
