@@ -38,6 +38,9 @@ def main(arguments: list[str]) -> int:
 def serve(settings: Settings) -> int:
     gc.disable()  # all that is loaded now stays: to look through it again and again took up to a tenth of the start
     # Not above: a health check every few seconds should not load all of it.
+    from souk_contracts.polling import prefer_pollers
+
+    prefer_pollers()  # before anything loads gRPC
     import uvloop
 
     from souk_gateway.app import CannotListen, run

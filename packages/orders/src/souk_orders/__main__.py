@@ -48,6 +48,9 @@ def main() -> None:
 
 def _serve(settings: Settings, _: argparse.Namespace) -> None:
     gc.disable()  # all that is loaded now stays: to look through it again and again took up to a tenth of the start
+    from souk_contracts.polling import prefer_pollers
+
+    prefer_pollers()  # before anything loads gRPC
     import uvloop
 
     from .app import serve
