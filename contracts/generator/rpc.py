@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from souk_contracts import carrier
+from souk_contracts.carrier import Answer, Carrier
 from souk_contracts.channel import DEFAULT_TIMEOUT_S, Caller
 from souk_contracts.handlers import Batched, each_alone, unary
 from {python_package}.codec import (
@@ -33,7 +33,7 @@ class {name}Stub:
 
     def __init__(self, channel: Caller, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._carrier = carrier.Carrier(channel)
+        self._carrier = Carrier(channel)
 '''
 
 _STUB_INIT = """        self._{python_name} = channel.unary_unary(
@@ -53,7 +53,7 @@ _STUB_CALL = '''
 
     async def {python_name}_all(
         self, requests: Sequence[{request}], *, timeout_s: float | None = None
-    ) -> Sequence[carrier.Answer[{response}]]:
+    ) -> Sequence[Answer[{response}]]:
         """Calls of `{python_name}` that are made together: what became of each."""
         return await self._carrier.call_all(
             "{path}",

@@ -1,6 +1,8 @@
 """The conventions of the wire, over real servers on loopback."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -229,3 +231,8 @@ async def test_reflection_names_the_services() -> None:
             "souk.batch.v1.BatchService",
             "souk.orders.v1.OrdersService",
         }
+
+
+@pytest.mark.parametrize("module", ["batch.v1", "batch_codec", "batch_servicer", "batching", "carrier", "orders.v1"])
+def test_it_does_not_matter_which_module_is_imported_first(module: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import souk_contracts.{module}"], check=True)

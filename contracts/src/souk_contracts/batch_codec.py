@@ -4,11 +4,10 @@ On protobuf's own messages: a dataclass for each call and each result would cost
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
-
-from souk_contracts.batch.v1 import codec
 
 
 class Call(NamedTuple):
@@ -26,13 +25,17 @@ class Result(NamedTuple):
     status: bytes = b""
 
 
-_CallRequest: Any = message_factory.GetMessageClass(codec.DESCRIPTOR.message_types_by_name["CallRequest"])
-_CallResponse: Any = message_factory.GetMessageClass(codec.DESCRIPTOR.message_types_by_name["CallResponse"])
+@cache
+def _message(name: str) -> Any:
+    # Imported when it is needed: the stub of that package, as every stub, imports what imports this module.
+    from souk_contracts.batch.v1 import codec
+
+    return message_factory.GetMessageClass(codec.DESCRIPTOR.message_types_by_name[name])
 
 
 def encode_calls(calls: Sequence[Call]) -> bytes:
     """A souk.batch.v1.CallRequest."""
-    encoded: bytes = _CallRequest(
+    encoded: bytes = _message("CallRequest")(
         items=[{"method": method, "request": request} for method, request in calls]
     ).SerializeToString()
     return encoded
@@ -40,12 +43,12 @@ def encode_calls(calls: Sequence[Call]) -> bytes:
 
 def decode_calls(encoded: bytes) -> list[Call]:
     """Those of a souk.batch.v1.CallRequest. Raises DecodeError."""
-    return [Call(item.method, item.request) for item in _CallRequest.FromString(encoded).items]
+    return [Call(item.method, item.request) for item in _message("CallRequest").FromString(encoded).items]
 
 
 def encode_results(results: Sequence[Result]) -> bytes:
     """A souk.batch.v1.CallResponse."""
-    encoded: bytes = _CallResponse(
+    encoded: bytes = _message("CallResponse")(
         results=[{"status": status} if response is None else {"response": response} for response, status in results]
     ).SerializeToString()
     return encoded
@@ -55,5 +58,5 @@ def decode_results(encoded: bytes) -> list[Result]:
     """Those of a souk.batch.v1.CallResponse, also one that says neither yes nor no. Raises DecodeError."""
     return [
         Result(result.response) if result.HasField("response") else Result(None, result.status)
-        for result in _CallResponse.FromString(encoded).results
+        for result in _message("CallResponse").FromString(encoded).results
     ]

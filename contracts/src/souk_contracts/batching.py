@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+import souk_contracts.batch.v1  # noqa: F401 (so that the first batch need not wait for it)
 from souk_contracts.batch_codec import Call
 from souk_contracts.carrier import Carrier, decoded, fitting
 
