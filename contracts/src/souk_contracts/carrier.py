@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from souk_contracts import batch_codec  # as a module: it is made of a package that is made with this one
+from souk_contracts.batch_codec import Call, Result, decode_results, encode_calls
 from souk_contracts.channel import Caller, peer_of
 from souk_contracts.errors import error_of, plain_status
 
@@ -46,7 +46,7 @@ class Carrier:
 
     def __init__(self, channel: Caller) -> None:
         self._channel = channel
-        self._together = channel.unary_unary(_BATCH, batch_codec.encode_calls, batch_codec.decode_results)
+        self._together = channel.unary_unary(_BATCH, encode_calls, decode_results)
         self._single: dict[str, Callable[..., Any]] = {}
         self._one_by_one_until = 0.0
 
@@ -64,12 +64,12 @@ class Carrier:
     ) -> list[Answer[Response]]:
         """Makes a call of a method, given as its path, for each request; whatever goes wrong is the call's result."""
         encoded = [_or_error(encode, request) for request in requests]
-        calls = [batch_codec.Call(method, each) for each in encoded if isinstance(each, bytes)]
+        calls = [Call(method, each) for each in encoded if isinstance(each, bytes)]
         batches = await asyncio.gather(*(self.carry(batch, timeout_s) for batch in _batches(calls)))
         carried = chain.from_iterable(batches)
         return [_answer(next(carried), decode) if isinstance(each, bytes) else Answer(each, "") for each in encoded]
 
-    async def carry(self, calls: Sequence[batch_codec.Call], timeout_s: float) -> list[Carried]:
+    async def carry(self, calls: Sequence[Call], timeout_s: float) -> list[Carried]:
         """Makes calls that go into one batch; one alone as the call that it is."""
         if len(calls) == 1 or not self.knows_batches():
             return await self._carry_one_by_one(calls, timeout_s)
@@ -85,18 +85,18 @@ class Carrier:
             return [(_own(error), peer) for _ in calls]
         metadata = await together.trailing_metadata()
         peer = peer_of(metadata)
-        lacking = [batch_codec.Result(None)] * (len(calls) - len(results))
+        lacking = [Result(None)] * (len(calls) - len(results))
         return [
             (_error(status, metadata) if response is None else response, peer)
             for response, status in [*results, *lacking]
         ]
 
-    async def _carry_one_by_one(self, calls: Sequence[batch_codec.Call], timeout_s: float) -> list[Carried]:
+    async def _carry_one_by_one(self, calls: Sequence[Call], timeout_s: float) -> list[Carried]:
         if len(calls) == 1:
             return [await self._carry_alone(calls[0], timeout_s)]
         return await asyncio.gather(*(self._carry_alone(call, timeout_s) for call in calls))
 
-    async def _carry_alone(self, call: batch_codec.Call, timeout_s: float) -> Carried:
+    async def _carry_alone(self, call: Call, timeout_s: float) -> Carried:
         if call.method not in self._single:
             self._single[call.method] = self._channel.unary_unary(call.method, bytes, bytes)
         alone = self._single[call.method](call.request, timeout=timeout_s)
@@ -140,7 +140,7 @@ def _error(status: bytes, metadata: grpc.aio.Metadata) -> grpc.aio.AioRpcError:
         return error_of(_UNREADABLE, metadata)
 
 
-def _batches(calls: Sequence[batch_codec.Call]) -> Iterator[Sequence[batch_codec.Call]]:
+def _batches(calls: Sequence[Call]) -> Iterator[Sequence[Call]]:
     while calls:
         count = fitting(call.request for call in calls)
         yield calls[:count]
