@@ -4,6 +4,7 @@ import ast
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,9 @@ class Echo:
             return await answer(send, b"unread")
         if path == "/fails":
             raise LookupError("on purpose")
+        if path in ("/early", "/half"):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"early", "more_body": True})
         body, more = b"", True
         while more:
             message = await receive()
@@ -43,6 +47,9 @@ class Echo:
                 self.told.set()
                 return None
             body, more = body + message["body"], message["more_body"]
+        if path == "/half":
+            await asyncio.to_thread(self.go_on.wait, PATIENCE_S)
+            return await send({"type": "http.response.body", "body": b""})
         return await self._answer(path, {**scope, "body": body}, receive, send)
 
     async def _answer(self, path: str, asked: Scope, receive: Receive, send: Send) -> None:
@@ -159,8 +166,10 @@ class Client:
             self.socket.sendall(part)
 
     def send_bytewise(self, data: bytes) -> None:
+        """Slowly enough for the other end to read them one by one."""
         for n in range(len(data)):
             self.send(data[n : n + 1])
+            time.sleep(0.001)
 
     def answer(self, method: str = "GET") -> Answer:
         """The next one, whose framing must be as the standard wants it."""

@@ -10,6 +10,8 @@ from contextlib import suppress
 import pytest
 from http1_site import PATIENCE_S, Answer, Client, Echo, Site
 
+from souk_gateway import connections
+
 HOST = b"Host: souk\r\n"
 GET = b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n"
 LAST = b"GET /last HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
@@ -270,6 +272,21 @@ def test_a_request_while_it_drains_is_answered_and_is_the_last(site: Site, clien
     assert client.ends()
 
 
+def test_an_answer_that_outlasts_the_drain_is_the_last(
+    site: Site, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_LINGER_S", 0.01)
+    client.send(b"GET /half HTTP/1.1\r\n" + HOST + b"\r\n")
+    while (line := client.file.readline()) != b"\r\n":
+        assert line != b"connection: close\r\n"  # it was not known
+    site.config.graceful_timeout = PATIENCE_S
+    site.begin_stop()
+    time.sleep(0.2)
+    site.app.go_on.set()
+    client.socket.settimeout(PATIENCE_S / 2)
+    assert client.file.read() == b"5\r\nearly\r\n0\r\n\r\n"
+
+
 def test_a_connection_has_an_end_after_so_many_requests(site: Site, client: Client) -> None:
     site.config.keep_alive_max_requests = 2
     client.send(GET + GET)
@@ -412,7 +429,7 @@ OTHER_CODINGS = (b"gzip", b"gzip, chunked", b"xchunked", b"identity")
 @pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
 def test_what_is_no_request_is_refused(site: Site, client: Client, malformed: bytes, bytewise: bool) -> None:
     with suppress(ConnectionError):  # it may have seen enough
-        client.send(*([malformed[n : n + 1] for n in range(len(malformed))] if bytewise else [malformed]))
+        (client.send_bytewise if bytewise else client.send)(malformed)
     refused(client)
     assert site.app.requests == []
 
@@ -426,6 +443,15 @@ def test_chunks_that_are_none_are_refused_and_the_application_is_told(
     assert site.app.requests in ([], ["/b"])
     if site.app.requests:
         assert site.app.told.wait(PATIENCE_S)
+
+
+def test_what_is_malformed_after_the_answer_has_begun_ends_it_and_is_not_answered(client: Client) -> None:
+    client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
+    while client.file.readline() != b"\r\n":
+        pass
+    assert client.file.readline() == b"5\r\n"
+    client.send(b"five")
+    assert client.file.read() == b"early\r\n"
 
 
 @pytest.mark.parametrize("coding", OTHER_CODINGS)

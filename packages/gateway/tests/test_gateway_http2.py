@@ -77,6 +77,12 @@ def test_who_asks_for_http_2_and_has_no_body_is_answered_in_http_2(client: Clien
     assert answered(client, connection)[0]["method"] == "POST"
 
 
+def test_who_asks_for_http_2_behind_another_request_is_answered_in_http_1_1(client: Client) -> None:
+    asking = b"GET /a HTTP/1.1\r\nHost: souk\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    client.send(b"GET /a HTTP/1.1\r\nHost: souk\r\n\r\n" + asking + b"HTTP2-Settings: AAMAAABk\r\n\r\n")
+    assert [client.answer().echo()["http_version"] for _ in range(2)] == ["1.1", "1.1"]
+
+
 def test_who_goes_away_amid_the_beginning_is_no_trouble(site: Site) -> None:
     with site.client() as client:
         client.send(b"PRI * HTTP/2.0\r\n\r\nS")

@@ -14,11 +14,14 @@ from gateway_services import NEW_YEAR_US, Faults, Shop, gateway
 from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty.v1 import Tier
 from souk_contracts.orders.v1 import HistoryEntry, Order, OrdersServicer, OrderStatus
 from souk_gateway import __version__
+from souk_gateway.edge import Edge
 from souk_gateway.models import rfc3339
 
 TEA = {"customer_id": "c-1", "lines": [{"sku": "tea", "quantity": 2}]}
@@ -467,6 +470,25 @@ async def test_what_nobody_foresaw_is_logged_and_answered_without_the_inside(
 def test_a_time_is_told_to_the_microsecond(time: datetime) -> None:
     time_us = (time.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     assert rfc3339(time_us) == time.isoformat(timespec="microseconds") + "Z"
+
+
+async def test_what_fails_amid_its_answer_is_not_answered_again() -> None:
+    class Half:
+        async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            raise LookupError("on purpose")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    sent: list[Message] = []
+    scope = {"type": "http", "method": "GET", "path": "/half", "raw_path": b"/half", "headers": []}
+    with pytest.raises(LookupError):
+        await Edge([Route("/half", Half())], deadline_s=1.0)(scope, receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start"]
 
 
 async def test_each_request_leaves_a_line_in_the_log(

@@ -45,7 +45,7 @@ class _Idle:
         self.since = None
 
 
-class _Connection(TCPServer):
+class Connection(TCPServer):
     """hypercorn's, but for its HTTP/1.1, its timers, and its writes.
 
     It would start and cancel two tasks for each request to have the timers, and write an answer's head and its body
@@ -112,27 +112,35 @@ class _Connection(TCPServer):
         if wanted.data:
             await http2.handle(RawData(wanted.data))
 
+    # What follows is for HTTP/1.1.
+
     def write(self, data: bytes) -> None:
         if not self._transport.is_closing():  # or uvloop would raise an error
             self._transport.write(data)
 
     def is_full(self) -> bool:
+        """Whether so much is still to be sent that it is time to wait."""
         return not self._transport.is_closing() and self._transport.get_write_buffer_size() > _FULL_BYTES
 
     async def drain(self) -> None:
+        """Returns once less is to be sent, or the connection has ended."""
         with suppress(ConnectionError):
             await self.writer.drain()
 
     def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Runs it beside the rest, and to its end before the connection counts as closed."""
         self._task_group.spawn(work)
 
     def close(self) -> None:
+        """Sends what is to be sent, and then ends the connection."""
         self.writer.close()
 
     def set_idle(self, idle: bool) -> None:
+        """Says whether it waits for a request."""
         self.idle_task.since = self.loop.time() if idle else None
 
     def make_room(self) -> None:
+        """Says that more may be read, where `Http1.is_full` was in the way."""
         self._room.set()
 
     async def protocol_send(self, event: Event) -> None:
@@ -180,11 +188,11 @@ async def serve_http(
     """
     loop = asyncio.get_running_loop()
     site, context = Site(app, config), WorkerContext(None)
-    connections: dict[asyncio.Task[None], _Connection] = {}
+    connections: dict[asyncio.Task[None], Connection] = {}
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
-        connection = connections[task] = _Connection(site, context, reader, writer)
+        connection = connections[task] = Connection(site, context, reader, writer)
         task.add_done_callback(connections.pop)
         await connection
 

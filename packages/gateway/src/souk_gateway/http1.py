@@ -5,12 +5,16 @@ In place of hypercorn's protocol around h11: see docs/adr/0009-hypercorn.md. Wha
 HTTP/1.1, as is who asks for HTTP/2 in a request that has a body.
 """
 
+from __future__ import annotations
+
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from souk_gateway.parsing import Head, Malformed, Parser
 from souk_gateway.streams import Site, Stream, refusal
+
+if TYPE_CHECKING:
+    from souk_gateway.connections import Connection
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _ROOM_BYTES = 64 * 1024
@@ -32,30 +36,6 @@ class Http2Wanted(Exception):
         self.settings = settings
 
 
-class Wire(Protocol):
-    """The connection below."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def is_full(self) -> bool:
-        """Whether so much is still to be sent that it is time to wait."""
-
-    async def drain(self) -> None:
-        """Returns once less is to be sent, or the connection has ended."""
-
-    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Runs it beside the rest, and to its end before the connection counts as closed."""
-
-    def set_idle(self, idle: bool) -> None:
-        """Says whether it waits for a request."""
-
-    def close(self) -> None:
-        """Sends what is to be sent, and then ends the connection."""
-
-    def make_room(self) -> None:
-        """Says that more may be read, where `Http1.is_full` was in the way."""
-
-
 class Http1:
     """Takes what was read by `feed`, and writes what is to be sent to the wire.
 
@@ -63,7 +43,7 @@ class Http1:
     """
 
     def __init__(
-        self, site: Site, wire: Wire, *, client: tuple[str, int] | None, server: tuple[str, int] | None
+        self, site: Site, wire: Connection, *, client: tuple[str, int] | None, server: tuple[str, int] | None
     ) -> None:
         self.site = site
         self.wire = wire
