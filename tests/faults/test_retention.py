@@ -47,9 +47,10 @@ class Prune:
         assert (self._process.returncode, err) == (0, ""), err
         return out
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
+        """Returns when it is gone. Not to be awaited: whoever waits for its call is cancelled with it."""
         self._process.kill()
-        await asyncio.to_thread(self._process.communicate)
+        self._process.communicate()
 
 
 def change(souk: Souk[Any], name: str, statement: str) -> None:
@@ -165,7 +166,7 @@ async def test_a_run_that_is_killed_is_taken_up_by_the_next_one(
     run = Prune(souk)
 
     async def kill() -> None:
-        await run.kill()
+        run.kill()
         raise Lose  # what was to be said, or had been, is lost with it
 
     plan = souk.proxies["orders", participant].at(point, "Forget", kill, refused.order_id)
@@ -205,7 +206,7 @@ async def test_a_run_that_is_killed_before_it_deletes_archives_the_order_once_mo
         return bool(archive.read_text())
 
     await until(is_archived, "the order to be archived")
-    await run.kill()
+    run.kill()
     await writing.end()
     assert rows_of(souk, order_id)["orders"] == "CANCELLED"
     assert not souk.audit().findings
