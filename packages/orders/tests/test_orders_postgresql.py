@@ -249,3 +249,7 @@ async def test_plans_that_were_made_while_tables_were_empty_are_those_of_full_on
     plans = prepared_plans(storage._database)
     assert len(plans) > 9
     assert [plan for plan in plans if re.search(r"Seq Scan|Hash Join|Merge Join", plan)] == []
+    # By the key: by whom a message is for, each would be looked for among all.
+    changes = [plan for plan in plans if plan.startswith(("UPDATE outbox", "DELETE FROM outbox"))]
+    assert len(changes) == 2
+    assert all("outbox_pkey" in plan for plan in changes)

@@ -38,8 +38,9 @@ _POSTGRESQL: dict[str, object] = {
 _POSTGRESQL_SESSION = (
     "SET statement_timeout = '5s'",  # as long as the gateway waits for anyone
     "SET idle_in_transaction_session_timeout = '5s'",  # a process that has stopped lets go of the rows it has locked
-    # Each statement is planned once for a connection, and every one has an index to go by. So no plan may rest on how
-    # few rows there were when it was made: on an empty table, reading all of it or joining by a hash looks best.
+    # What writes is planned once for a connection, and every statement has an index to go by. So no plan may rest on
+    # how few rows there were when it was made: on an empty table, reading all of it or joining by a hash looks best.
+    # What reads is planned each time, since several indexes may serve a page.
     "SET plan_cache_mode = force_generic_plan",
     *(f"SET enable_{way} = off" for way in ("seqscan", "hashjoin", "mergejoin")),
 )
@@ -105,10 +106,10 @@ class Database:
     def read(self, query: Callable[[Session], Result]) -> Result:
         """What the query gives; each of its statements sees one state of the database. Raises StorageUnavailable."""
         try:
-            with self._transaction("BEGIN") as session:
+            with self._transaction("BEGIN", anew=True) as session:
                 return query(session)
         except Conflict:  # the server was restarted, and took the connections that were kept with it
-            with self._transaction("BEGIN") as session:
+            with self._transaction("BEGIN", anew=True) as session:
                 return query(session)
 
     @contextmanager
@@ -155,8 +156,8 @@ class Database:
             self._kept.pop().invalidate()
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[Session]:
-        """On a connection that was kept, or a new one. Raises StorageUnavailable."""
+    def _transaction(self, begin: str, *, anew: bool = False) -> Iterator[Session]:
+        """On a connection that was kept, or a new one; `anew` is Session's. Raises StorageUnavailable."""
         with self._translated():
             try:
                 proxy = self._kept.pop()
@@ -167,7 +168,7 @@ class Database:
         try:
             if self.embedded:  # psycopg begins by itself
                 connection.execute(begin)
-            yield Session(connection, self.engine.dialect)
+            yield Session(connection, self.engine.dialect, anew=anew)
             committing = True
             connection.commit()
         except DomainError:

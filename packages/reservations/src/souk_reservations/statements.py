@@ -71,8 +71,7 @@ def updating(table: Table, names: Collection[str] = ()) -> Change:
     given = _given([*keys, *values])
     one = update(table).values({each.name: bindparam(each.name) for each in values})
     many = update(table).values({each.name: given.c[each.name] for each in values})
-    for key in keys:
-        one, many = one.where(key == bindparam(key.name)), many.where(key == given.c[key.name])
+    one, many = _found(one, many, keys, given)
     return Change([*keys, *values], one, many)
 
 
@@ -80,10 +79,20 @@ def deleting(table: Table) -> Change:
     """Rows that are to go, by their primary key."""
     keys = list(table.primary_key)
     given = _given(keys)
-    one, many = delete(table), delete(table)
-    for key in keys:
-        one, many = one.where(key == bindparam(key.name)), many.where(key == given.c[key.name])
+    one, many = _found(delete(table), delete(table), keys, given)
     return Change(keys, one, many)
+
+
+def _found(one: Any, many: Any, keys: Sequence[Column[Any]], given: Any) -> tuple[Any, Any]:
+    """Both for the rows with these keys."""
+    first, *others = keys
+    many = many.where(first == given.c[first.name])
+    for key in others:
+        # No index serves this comparison, so one that begins with this column is not taken for the key's.
+        many = many.where(key.is_not_distinct_from(given.c[key.name]))
+    for key in keys:
+        one = one.where(key == bindparam(key.name))
+    return one, many
 
 
 def _given(columns: Sequence[Column[Any]]) -> Any:
@@ -115,12 +124,16 @@ def _in_a_json_array(element: Among, compiler: Any, **kw: Any) -> str:
 
 
 class Session:
-    """A transaction. What it gives and takes are the driver's values: JSON is text."""
+    """A transaction. What it gives and takes are the driver's values: JSON is text.
 
-    def __init__(self, connection: Any, dialect: Dialect) -> None:
+    A server plans each statement once for a connection, or `anew` each time.
+    """
+
+    def __init__(self, connection: Any, dialect: Dialect, *, anew: bool = False) -> None:
         self._cursor = connection.cursor()
         self._dialect = dialect
         self._embedded = dialect.name == "sqlite"
+        self._options = {"prepare": False} if anew and not self._embedded else {}
 
     def rows(self, statement: Statement, **parameters: object) -> list[Row]:
         """All rows of a query, or those that a change returns."""
@@ -154,4 +167,4 @@ class Session:
 
     def _execute(self, statement: Statement, parameters: Mapping[str, object]) -> Any:
         text, values = statement.compiled(self._dialect)
-        return self._cursor.execute(text, {**values, **parameters} if values else parameters)
+        return self._cursor.execute(text, {**values, **parameters} if values else parameters, **self._options)
