@@ -114,6 +114,7 @@ class Souk:
                 process.spawn()
             for process in self._processes.values():
                 process.serving()
+            wait_for_ready(self.address)  # the gateway may have come up first
             undo.pop_all()
         engine = make_url(self.urls["orders"])
         if engine.get_backend_name() == "postgresql":
@@ -128,7 +129,6 @@ class Souk:
         customers = {
             f"/v1/customers/c-{n}": {"name": "Amina", "tier": "gold", "points": POINTS} for n in range(CUSTOMERS)
         }
-        wait_for_ready(self.address)
         for path, body in {**items, **customers}.items():
             connection.request("PUT", path, json.dumps(body), {"Content-Type": "application/json"})
             answer = connection.getresponse()
