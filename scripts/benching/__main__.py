@@ -3,7 +3,7 @@
 Everything is started from built wheels, as processes of its own, and driven by wrk; all that is compared takes turns.
 At the end the databases are audited: figures of orders that do not audit clean are not printed.
 
-    ./scripts/bench                          all of it, about 15 minutes
+    ./scripts/bench                          all of it, about 10 minutes
     ./scripts/bench --only throughput --stacks bare sqlite --connections 64
     ./scripts/bench --write                  and write docs/benchmarks.md and docs/benchmarks.json
 
