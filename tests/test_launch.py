@@ -32,7 +32,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        states = dict.fromkeys(("orders", "reservations", "loyalty"), "SERVING")
+        broken = os.environ.get("SOUK_BROKEN")
+        states = {{name: "UNKNOWN" if name == broken else "SERVING" for name in ("orders", "reservations", "loyalty")}}
         self.wfile.write(json.dumps({{"services": states}}).encode())
     def log_message(self, *_):
         pass
