@@ -153,15 +153,17 @@ class Plans:
         rows, change = session.rows, session.change
 
         def explained_rows(self_: Any, statement: Any, **parameters: object) -> Any:
-            self._explain(self_, statement, parameters)
+            text, values = statement.compiled(self_._dialect)
+            self._explain(self_, text, {**values, **parameters})
             return rows(self_, statement, **parameters)
 
         def explained_change(self_: Any, what: Any, given: Any) -> None:
-            if given:
-                if self_._embedded:
-                    self._explain(self_, what.one, given[0])
-                else:
-                    self._explain(self_, what.many, {name: [row[name] for row in given] for name in what.names})
+            if given and self_._embedded:
+                text, parameters = what.by_position(self_._dialect)
+                self._explain(self_, text, parameters(given[0]))
+            elif given:
+                text, values = what.many.compiled(self_._dialect)
+                self._explain(self_, text, {**values, **{name: [row[name] for row in given] for name in what.names}})
             change(self_, what, given)
 
         monkeypatch.setattr(session, "rows", explained_rows)
@@ -172,11 +174,10 @@ class Plans:
         """Those that read a table from end to end, or sort rows that an index has in order."""
         return [plan for plan in self.all if re.search(r"Seq Scan|SCAN (?!json_each)|TEMP B-TREE", plan)]
 
-    def _explain(self, session: Any, statement: Any, parameters: Any) -> None:
-        sql, values = statement.compiled(session._dialect)
+    def _explain(self, session: Any, sql: str, parameters: Any) -> None:
         if not sql.startswith("INSERT"):
             how = "EXPLAIN QUERY PLAN" if session._dialect.name == "sqlite" else "EXPLAIN (COSTS OFF)"
-            steps = session._cursor.execute(f"{how} {sql}", {**values, **parameters}).fetchall()
+            steps = session._cursor.execute(f"{how} {sql}", parameters).fetchall()
             self.all.append("\n".join([sql, *(str(step[-1]) for step in steps)]))
 
 

@@ -368,6 +368,21 @@ async def test_a_long_queue_leaves_in_batches_of_a_bounded_size(
     assert batches == []  # each is too much for others to be beside it
 
 
+async def test_of_many_calls_one_half_leaves_behind_the_other(
+    patient: None, batches: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_LARGE", 5)
+    async with serving() as peer:
+        await asyncio.gather(*await peer.ask_behind("a", "b"))
+        monkeypatch.setattr(batching, "_AT_ONCE", 2)
+        batches.clear()
+        await asyncio.gather(*peer.ask(*"abcd"))
+        assert [len(batch) for batch in batches] == [4]
+        batches.clear()
+        await asyncio.gather(*peer.ask(*"abcde"))
+    assert sorted(len(batch) for batch in batches) == [2, 3]
+
+
 async def error(call: "asyncio.Future[GetResponse]") -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call

@@ -21,6 +21,8 @@ from souk_contracts.carrier import Carrier, decoded, fitting
 
 _AT_ONCE = 2
 """Calls under way that others wait for: with more of them there would be less in each batch."""
+_LARGE = 32
+"""With so many calls, halves leave after each other: while one is carried out, the other one's answers are used."""
 _PATIENCE_S = 0.05
 """For how long a call waits for others to be answered, before it leaves all the same: they may hang."""
 _TICK_S = 0.001
@@ -114,7 +116,10 @@ class BatchingChannel:
             self._timer.cancel()
             self._timer = None
         self._waiting = deque(call for call in self._waiting if not call.done())
-        batch = [self._waiting.popleft() for _ in range(fitting(call.message.request for call in self._waiting))]
+        count = fitting(call.message.request for call in self._waiting)
+        if count >= _LARGE and self._under_way + 1 < _AT_ONCE:
+            count = -(-count // 2)
+        batch = [self._waiting.popleft() for _ in range(count)]
         self._were_several = len(batch) > 1
         loop = asyncio.get_running_loop()
         if batch:

@@ -1,6 +1,7 @@
 """What was written by an older version is there after a migration, and that version goes on beside the newer one."""
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,10 @@ from alembic.config import Config
 from sqlalchemy import Connection, text
 
 import souk_orders
+from souk_orders import __version__
 from souk_orders.book import Participant
 from souk_orders.database import Database
-from souk_orders.domain import HistoryEntry, Order, Status, Terms
+from souk_orders.domain import HistoryEntry, Order, Refusal, Status, Terms
 from souk_orders.migrate import migrate
 from souk_orders.service import Answered, Cancel, Create, Lease
 from souk_orders.storage import SqlStorage
@@ -153,3 +155,68 @@ async def test_a_process_of_1_0_goes_on_through_the_migration_and_beside_the_new
     finally:
         newer.close()
         older.close()
+
+
+def history_as_1_0(connection: Connection, order_id: str) -> list[tuple[object, ...]]:
+    query = text("SELECT step, at_us, served_by, detail FROM history WHERE order_id = :key ORDER BY id")
+    return [tuple(row) for row in connection.execute(query, {"key": order_id})]
+
+
+async def test_older_and_newer_steps_are_one_history_in_their_order_for_both_versions(
+    url_at_0001: str, terms: Terms, clock: Clock
+) -> None:
+    order, detail = new_order(terms), """it's "1,2],[" \\ Ä\n"""
+    older = Database(url_at_0001)
+    with older.begin() as connection:
+        place_as_1_0(connection, order)
+    migrate(url_at_0001)
+    step = {"order_id": order.order_id, "step": "PACKED", "at_us": 2, "served_by": "orders/1.0.0", "detail": detail}
+    with older.begin() as connection:
+        insert(connection, "history", "order_id, step, at_us, served_by, detail", step)
+    newer = SqlStorage(Database(url_at_0001), clock)
+    try:
+        (leased,) = await newer.execute([Lease(Participant.LOYALTY, 10, lease_us=1)])
+        assert isinstance(leased, list)
+        no = Refusal("NO_POINTS", detail, {})
+        await newer.execute([Answered(leased[0].message, no, "loyalty/2.0.0")])
+        with older.begin() as connection:
+            insert(connection, "history", "order_id, step, at_us, served_by, detail", {**step, "step": "SHELVED"})
+            seen = history_as_1_0(connection, order.order_id)
+        _, history = await newer.order_with_history(order.order_id)
+        assert history == [
+            HistoryEntry("ACCEPTED", 1, "orders/1.0.0", ""),
+            HistoryEntry("PACKED", 2, "orders/1.0.0", detail),
+            HistoryEntry("LOYALTY_DECLINED", clock(), "loyalty/2.0.0", f"NO_POINTS: {detail}"),
+            HistoryEntry("CANCELLED", clock(), f"orders/{__version__}", "NO_POINTS"),
+            HistoryEntry("SHELVED", 2, "orders/1.0.0", detail),
+        ]
+        assert seen == history
+    finally:
+        newer.close()
+        older.close()
+
+
+PAGE_OF_1_0 = (
+    "SELECT order_id FROM orders WHERE status != 'REFUSED'{more} AND (created_at_us, order_id) < (9, '9')"
+    " ORDER BY created_at_us DESC, order_id DESC LIMIT 50"
+)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT step FROM history WHERE order_id = '0' ORDER BY id",
+        PAGE_OF_1_0.format(more=" AND customer_id = 'c'"),
+        PAGE_OF_1_0.format(more=""),
+    ],
+)
+async def test_what_version_1_0_reads_it_finds_by_an_index(storage: SqlStorage, terms: Terms, query: str) -> None:
+    await storage.execute([Create(str(uuid.uuid4()), PRINT, terms, 10**15) for _ in range(1000)])
+    embedded = storage._database.embedded
+    with storage._database.begin() as connection:
+        connection.execute(text("ANALYZE"))
+        how = "EXPLAIN QUERY PLAN" if embedded else "EXPLAIN (COSTS OFF)"
+        steps = [str(row[-1]) for row in connection.execute(text(f"{how} {query}"))]
+    read = [step for step in steps if "orders" in step]
+    assert read
+    assert [step for step in read if not re.search("SEARCH|Index Scan", step)] == []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Table, func, select, text
+from sqlalchemy import TableClause, func, select, table, text
 
 from souk_orders import storage as storage_module
 from souk_orders import tables
@@ -20,6 +20,7 @@ from souk_orders.book import Decided, Delivery, Kind, Message, OrderBook, Partic
 from souk_orders.database import Conflict, Database, SchemaBehind, SchemaMismatch
 from souk_orders.domain import (
     KeyReused,
+    Line,
     Order,
     Refusal,
     RefusedOrder,
@@ -53,9 +54,9 @@ async def lease(storage: SqlStorage, participant: Participant, limit: int = 100)
     return list(leased)
 
 
-async def count(storage: SqlStorage, table: Table) -> int:
+async def count(storage: SqlStorage, rows: TableClause) -> int:
     with storage._database.begin() as connection:
-        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+        return int(connection.execute(select(func.count()).select_from(rows)).scalar_one())
 
 
 async def test_what_was_decided_is_there_after_a_restart(open_storage: Callable[[], SqlStorage], terms: Terms) -> None:
@@ -157,7 +158,7 @@ async def test_an_order_and_its_messages_are_written_together_or_not_at_all(
             with pytest.raises(ZeroDivisionError):
                 await storage.execute([command])
     assert await count(storage, tables.orders) == 1
-    assert await count(storage, tables.history) == 1
+    assert await count(storage, table("history")) == 1
     assert (await storage.order(accepted)).status is Status.ACCEPTED
     for participant in Participant:
         assert [delivery.message.kind for delivery in await lease(storage, participant)] == [Kind.CONFIRM]
@@ -266,6 +267,18 @@ async def test_a_message_comes_with_what_the_order_says(storage: SqlStorage, ter
         Message(order_id, Participant.RESERVATIONS, Kind.CONFIRM, 1_000_000_000, 1_000_000_000, 1_001_000_000),
         decided.decision,
     )
+
+
+@pytest.mark.parametrize("odd", ["NULL", "", '"', "\\", "{a,b}", "it's\n\ttéa 🍵", "%s :name ?", '\\"', "t"])
+async def test_any_text_comes_back_as_it_was(storage: SqlStorage, terms: Terms, odd: str) -> None:
+    several = [create(new_id(), terms._replace(note=odd, lines=(Line("tea", odd, 1, 1),))) for _ in range(2)]
+    await storage.execute([*several, create(new_id(), terms)])
+    for each in several:
+        assert (await storage.order(each.order_id)).terms == each.terms
+    (delivery, *_) = await lease(storage, Participant.LOYALTY)
+    await storage.execute([PutOff(delivery.message, odd, 0)])
+    (again, *_) = await lease(storage, Participant.LOYALTY)
+    assert (again.message.order_id, again.message.last_error) == (delivery.message.order_id, odd)
 
 
 async def test_what_is_put_off_is_due_later_and_says_why(

@@ -23,6 +23,15 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
+_SQLITE = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    # In pages: 64 MB. Keys are random, so a page is changed again and again before it is due in its place.
+    "wal_autocheckpoint=16000",
+    "foreign_keys=ON",
+    "busy_timeout=5000",
+)
+
 _POSTGRESQL: dict[str, object] = {
     "application_name": f"souk-{SERVICE}",
     "client_encoding": "utf8",  # also where the server was set up without an encoding
@@ -256,7 +265,7 @@ def _parsed(url: str) -> URL:
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # sqlite3 begins no transactions of its own; _begin_sqlite does
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+    for pragma in _SQLITE:
         connection.execute(f"PRAGMA {pragma}").close()
 
 

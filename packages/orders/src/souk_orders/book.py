@@ -89,13 +89,13 @@ class OrderBook:
     """The decisions and messages that a transaction is about, and what may be done to them.
 
     It holds every decision that the calls name, and every message of it; what is not there does not exist. A call
-    that raises has changed nothing. `history` holds the steps that were taken here, with the orders' ids.
+    that raises has changed nothing. `steps` holds those that were taken here, by the orders' ids.
     """
 
     def __init__(self, decisions: Mapping[str, Decision], outbox: Iterable[Message], now_us: int) -> None:
         self.decisions = dict(decisions)
         self.outbox = {(message.order_id, message.participant): message for message in outbox}
-        self.history: list[tuple[str, HistoryEntry]] = []
+        self.steps: dict[str, list[HistoryEntry]] = {}
         self._now_us = now_us
 
     def create(
@@ -220,7 +220,7 @@ class OrderBook:
         return order
 
     def _note(self, order_id: str, step: str, served_by: str, detail: str = "") -> None:
-        self.history.append((order_id, HistoryEntry(step, self._now_us, served_by, detail)))
+        self.steps.setdefault(order_id, []).append(HistoryEntry(step, self._now_us, served_by, detail))
 
     def _release(self, order_id: str, lease_us: int = 0) -> list[Message]:
         return [self._tell(order_id, participant, Kind.RELEASE, lease_us) for participant in Participant]

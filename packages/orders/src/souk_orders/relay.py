@@ -5,6 +5,7 @@ from __future__ import annotations  # classes name those that follow them
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
@@ -19,6 +20,10 @@ _AT_ONCE = 256
 """Messages under way to a participant, in any number of lists: one that hangs does not keep others from being sent."""
 _APART_S = 0.05
 """Nobody waits for a confirmation as for an answer: while orders keep coming, twenty lists a second are enough."""
+_FULL = 192
+"""Messages, of both participants, that leave sooner: longer lists keep others waiting."""
+_TOGETHER_S = 0.1
+"""For how long an answer waits for the other participant's, to be recorded in one transaction with it."""
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 30.0
@@ -65,10 +70,10 @@ class Outbox(Protocol):
 class OutboxRelay:
     """Sends what is due. Any number of relays may work on one outbox, since each leases what it sends.
 
-    What is leased for a participant travels in lists, which leave no less than 50 ms after each other; a lone message
-    leaves at once. `wake` asks for a look at the outbox at once; without that there is one every `period_s`. A
-    lease lives longer than `timeout_s`, the deadline of the clients. `settled` is called with the id of each order that
-    an answer has settled. `jitter` gives numbers from 0 to 1.
+    What is leased travels in a list for each participant. They leave together, 50 ms after those before them or as
+    soon as they are long; a lone message leaves at once. `wake` asks for a look at the outbox at once; without that
+    there is one every `period_s`. A lease lives longer than `timeout_s`, the deadline of the clients. `settled` is
+    called with the id of each order that an answer has settled. `jitter` gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -83,6 +88,10 @@ class OutboxRelay:
     ) -> None:
         self._outbox = outbox
         self._routes = {participant: _Route(participant, client) for participant, client in clients.items()}
+        self._waiting: list[Delivery] = []
+        """For the next lists."""
+        self._is_full = asyncio.Event()
+        self._leave_at_s = 0.0
         self._period_s = period_s
         self._lease_us = int((timeout_s + _RECORDING_S) * 1_000_000)
         self._settled = settled
@@ -105,13 +114,14 @@ class OutboxRelay:
     def deliver(self, leased: Sequence[Delivery]) -> None:
         """Sends what was leased for this relay."""
         for delivery in leased:
-            route = self._routes[delivery.message.participant]
-            route.free -= 1
-            route.waiting.append(delivery)
-            if len(route.waiting) == 1:
-                task = asyncio.create_task(self._send(route))
-                self._sending.add(task)
-                task.add_done_callback(self._sending.discard)
+            self._routes[delivery.message.participant].free -= 1
+        if leased and not self._waiting:
+            task = asyncio.create_task(self._send())
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+        self._waiting += leased
+        if len(self._waiting) >= _FULL:
+            self._is_full.set()
 
     async def run_once(self) -> int:
         """Sends what is due, and waits until nothing is under way; gives how many messages were due.
@@ -152,24 +162,40 @@ class OutboxRelay:
             count += len(outcome)
         return count
 
-    async def _send(self, route: _Route) -> None:
-        """Sends what is waiting as soon as it may leave."""
-        deliveries = await route.next_list()
-        lists = ([each for each in deliveries if each.message.kind is kind] for kind in Kind)
-        await asyncio.gather(*(self._deliver(route, each) for each in lists if each))
+    async def _send(self) -> None:
+        """Sends what is waiting as soon as it may leave, and records what becomes of it."""
+        loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._leave_at_s):
+                await self._is_full.wait()
+        self._is_full.clear()
+        self._leave_at_s = loop.time() + _APART_S
+        lists: dict[tuple[Participant, Kind], list[Delivery]] = defaultdict(list)
+        for delivery in self._waiting:
+            lists[delivery.message.participant, delivery.message.kind].append(delivery)
+        self._waiting = []
+        calls = [asyncio.create_task(self._call(to, each)) for (to, _), each in lists.items()]
+        back, late = await asyncio.wait(calls, timeout=_TOGETHER_S)
+        await self._take([answer for call in back for answer in call.result()])
+        for call in asyncio.as_completed(late):
+            await self._take(await call)
 
-    async def _deliver(self, route: _Route, deliveries: Sequence[Delivery]) -> None:
-        """Sends messages of one kind, and records what becomes of them."""
+    async def _call(self, to: Participant, deliveries: Sequence[Delivery]) -> Sequence[Answered | PutOff]:
+        """Sends messages of one kind to a participant."""
+        route = self._routes[to]
+        answers = await self._answers(route.client, deliveries)
+        return [self._outcome(route, each.message, answer) for each, answer in zip(deliveries, answers, strict=True)]
+
+    async def _take(self, answers: Sequence[Answered | PutOff]) -> None:
+        """Records answers, and lets others take their places."""
         try:
-            answers = await self._answers(route.client, deliveries)
-            await self._record(
-                [self._outcome(route, each.message, answer) for each, answer in zip(deliveries, answers, strict=True)]
-            )
+            await self._record(answers)
         except Exception as error:  # noqa: BLE001 (the leases run out, and the messages are sent again)
             _log_storage("take what was answered", error)
         finally:
-            was_full = route.free <= 0
-            route.free += len(deliveries)
+            was_full = any(route.free <= 0 for route in self._routes.values())
+            for answer in answers:
+                self._routes[answer.message.participant].free += 1
             if was_full:
                 self.wake()
 
@@ -217,22 +243,12 @@ class OutboxRelay:
 
 
 class _Route:
-    """What goes to one participant: `free` says how many more messages may, `waiting` holds those of the next list."""
+    """What goes to one participant: `free` says how many more messages may."""
 
     def __init__(self, participant: Participant, client: ParticipantClient) -> None:
         self.client = client
         self.free = _AT_ONCE
-        self.waiting: list[Delivery] = []
         self.complaints = _Complaints(participant)
-        self._leaves_at_s = 0.0
-
-    async def next_list(self) -> Sequence[Delivery]:
-        """What is waiting, once it may leave; others join it until then."""
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._leaves_at_s - loop.time())
-        self._leaves_at_s = loop.time() + _APART_S
-        deliveries, self.waiting = self.waiting, []
-        return deliveries
 
 
 class _Complaints:

@@ -9,13 +9,16 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import bindparam, delete, func, literal_column, select, tuple_
 
+from souk_orders import tables
 from souk_orders.database import Database
+from souk_orders.domain import HistoryEntry
 from souk_orders.statements import Among, Session, Statement, updating
-from souk_orders.tables import OF_DECISIONS, ORDER_COLUMNS, history, orders, outbox
+from souk_orders.tables import OF_DECISIONS, OLD_STEPS, ORDER_COLUMNS, history_until_0004, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
 DAY_US = 86_400_000_000
@@ -56,14 +59,16 @@ _LOCK_MARKED = Statement(
     .with_for_update()
 )
 _SELECT_WAITING = Statement(select(outbox.c.order_id).where(Among(outbox.c.order_id)))
-_DELETE_HISTORY = Statement(delete(history).where(Among(history.c.order_id)).returning(history.c.id))
+_DELETE_OLD_STEPS = Statement(
+    delete(history_until_0004).where(Among(history_until_0004.c.order_id)).returning(history_until_0004.c.id)
+)
 _DELETE_ORDERS = Statement(delete(orders).where(Among(orders.c.order_id), _is_marked).returning(orders.c.order_id))
 _NAMES = (*(column.name for column in OF_DECISIONS), "final_at_us")
-_SELECT_ROWS = Statement(select(*ORDER_COLUMNS, orders.c.final_at_us).where(Among(orders.c.order_id)))
-_SELECT_HISTORY = Statement(
-    select(
-        history.c.order_id, history.c.id, history.c.step, history.c.at_us, history.c.served_by, history.c.detail
-    ).where(Among(history.c.order_id))
+_SELECT_ROWS = Statement(select(*ORDER_COLUMNS, orders.c.final_at_us, orders.c.steps).where(Among(orders.c.order_id)))
+_SELECT_OLD_STEPS = Statement(
+    select(history_until_0004.c.order_id, history_until_0004.c.id, *OLD_STEPS).where(
+        Among(history_until_0004.c.order_id)
+    )
 )
 _COUNT_UNMARKED = Statement(
     select(func.count())
@@ -171,7 +176,7 @@ def _delete(session: Session, command: Delete, now_us: int) -> int:
     locked = session.rows_among(_LOCK_MARKED, command.order_ids)
     due = [order_id for order_id, final_at_us in locked if final_at_us <= now_us - command.age_us]
     over = _without_messages(session, due)
-    session.rows_among(_DELETE_HISTORY, over)
+    session.rows_among(_DELETE_OLD_STEPS, over)
     return len(session.rows_among(_DELETE_ORDERS, over))
 
 
@@ -182,16 +187,21 @@ def _without_messages(session: Session, order_ids: Sequence[str]) -> list[str]:
 
 
 def _records(session: Session, order_ids: Sequence[str]) -> Sequence[dict[str, Any]]:
-    steps = defaultdict(list)
-    for order_id, number, *step in session.rows_among(_SELECT_HISTORY, order_ids):
-        steps[order_id].append((number, dict(zip(("step", "at_us", "served_by", "detail"), step, strict=True))))
-    records = [dict(zip(_NAMES, row, strict=True)) for row in session.rows_among(_SELECT_ROWS, order_ids)]
-    for record in records:
+    old = defaultdict(list)
+    for order_id, _, *step in sorted(session.rows_among(_SELECT_OLD_STEPS, order_ids), key=itemgetter(1)):
+        old[order_id].append(HistoryEntry(*step))
+    records = []
+    for *row, steps in session.rows_among(_SELECT_ROWS, order_ids):
+        record = dict(zip(_NAMES, row, strict=True))
         # Not by way of the domain: a row that somebody has spoilt is archived as it is.
         record["fingerprint"] = bytes(record["fingerprint"]).hex()
         record["without_loyalty"] = bool(record["without_loyalty"])
         record |= {name: _parsed(record[name]) for name in ("lines", "refusal")}
-        record["history"] = [step for _, step in sorted(steps[record["order_id"]], key=lambda each: each[0])]
+        try:
+            record["history"] = [step._asdict() for step in (*old[record["order_id"]], *tables.steps(steps))]
+        except (TypeError, ValueError):
+            record["history"] = steps
+        records.append(record)
     return records
 
 

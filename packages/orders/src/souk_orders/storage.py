@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from heapq import merge
+from itertools import islice
 from typing import TypeVar
 
 from sqlalchemy import bindparam, select, tuple_, update
@@ -27,10 +29,10 @@ from souk_orders.service import (
     Refuse,
 )
 from souk_orders.statements import Among, Session, Statement, deleting, inserting, updating
-from souk_orders.tables import ORDER_COLUMNS, history, is_order, orders, outbox
+from souk_orders.tables import OLD_STEPS, ORDER_COLUMNS, history_until_0004, is_order, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
-REVISION = "0003"
+REVISION = "0005"
 """The newest migration that this module knows; see `migrations/`."""
 
 _all_orders = select(*ORDER_COLUMNS)
@@ -40,10 +42,9 @@ _orders_among = _all_orders.where(Among(orders.c.order_id))
 _LOCK_ORDERS = Statement(_orders_among.order_by(orders.c.order_id).with_for_update())
 _SELECT_ORDERS = Statement(_orders_among)
 _SELECT_OUTBOX = Statement(select(outbox).where(Among(outbox.c.order_id)))
-_SELECT_HISTORY = Statement(
-    select(history.c.step, history.c.at_us, history.c.served_by, history.c.detail)
-    .where(history.c.order_id == bindparam("key"))
-    .order_by(history.c.id)
+_SELECT_ORDER = Statement(select(*ORDER_COLUMNS, orders.c.steps).where(orders.c.order_id == bindparam("key")))
+_SELECT_OLD_STEPS = Statement(
+    select(*OLD_STEPS).where(history_until_0004.c.order_id == bindparam("key")).order_by(history_until_0004.c.id)
 )
 _due_orders = (
     _all_orders.join(outbox)
@@ -60,8 +61,8 @@ _LOCK_DUE = Statement(_due_orders)
 _LOCK_DUE_IDS = Statement(_due_orders.with_only_columns(orders.c.order_id))
 _INSERT_ORDERS = inserting(orders, without=("final_at_us",))
 _INSERT_MESSAGES = inserting(outbox)
-_INSERT_HISTORY = inserting(history, without=("id",))
-_UPDATE_ORDERS = updating(orders, ("status", "status_reason"))
+_UPDATE_ORDERS = updating(orders, ("status", "status_reason", "steps"), behind=("steps",))
+_UPDATE_STEPS = updating(orders, ("steps",), behind=("steps",))  # which no index knows
 _UPDATE_MESSAGES = updating(outbox)
 _DELETE_MESSAGES = deleting(outbox)
 _PUT_OFF = Statement(
@@ -100,19 +101,25 @@ class SqlStorage:
         """See the port."""
 
         def query(session: Session) -> tuple[Order, Sequence[HistoryEntry]]:
-            order = _load_order(session, order_id)
-            return order, [HistoryEntry(*row) for row in session.rows(_SELECT_HISTORY, key=order_id)]
+            for *row, steps in session.rows(_SELECT_ORDER, key=order_id):
+                if isinstance(order := tables.decision(row), Order):
+                    old = session.rows(_SELECT_OLD_STEPS, key=order_id)
+                    return order, [*(HistoryEntry(*step) for step in old), *tables.steps(steps)]
+            raise UnknownOrder(order_id)
 
         return await self._read(query)
 
     async def orders(self, customer_id: str, status: Status | None, after: Position, limit: int) -> Sequence[Order]:
         """See the port."""
-        created_at_us, order_id = after
-        page = _page(bool(customer_id), status is not None)
-        filters = {"customer_id": customer_id, "status": "" if status is None else status.value}
+        statuses = Status if status is None else [status]
+        position = dict(zip(("created_at_us", "order_id"), after, strict=True))
 
         def query(session: Session) -> Sequence[Order]:
-            rows = session.rows(page, created_at_us=created_at_us, order_id=order_id, limit=limit, **filters)
+            # A stretch for each status, since no index has all orders without what was refused.
+            page = _page(bool(customer_id))
+            filters = {"customer_id": customer_id, "limit": limit, **position}
+            stretches = [session.rows(page, status=each.value, **filters) for each in statuses]
+            rows = islice(merge(*stretches, key=tables.position, reverse=True), limit)
             return [order for order in map(tables.decision, rows) if isinstance(order, Order)]
 
         return await self._read(query)
@@ -136,14 +143,16 @@ class SqlStorage:
 
 
 @cache
-def _page(of_a_customer: bool, of_a_status: bool) -> Statement:
-    """A stretch of an index, whatever the filters: no sort, and nothing that is left out again."""
+def _page(of_a_customer: bool) -> Statement:
+    """Orders of one status, the newest first: a stretch of an index, no sort, and nothing that is left out again."""
     position = tuple_(orders.c.created_at_us, orders.c.order_id)
-    query = _all_orders.where(is_order, position < tuple_(bindparam("created_at_us"), bindparam("order_id")))
+    query = _all_orders.where(
+        is_order,
+        orders.c.status == bindparam("status"),
+        position < tuple_(bindparam("created_at_us"), bindparam("order_id")),
+    )
     if of_a_customer:
         query = query.where(orders.c.customer_id == bindparam("customer_id"))
-    if of_a_status:
-        query = query.where(orders.c.status == bindparam("status"))
     newest_first = query.order_by(orders.c.created_at_us.desc(), orders.c.order_id.desc())
     return Statement(newest_first.limit(bindparam("limit")))
 
@@ -174,9 +183,8 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     book = OrderBook(old_decisions, old_outbox.values(), now_us)
     outcomes = [_decide(book, command) for command in commands]
 
-    _save_decisions(session, old_decisions, book.decisions)
+    _save_decisions(session, old_decisions, book)
     _save_outbox(session, old_outbox, book.outbox)
-    session.change(_INSERT_HISTORY, [tables.history_row(*step) for step in book.history])
     return outcomes
 
 
@@ -234,15 +242,22 @@ def _load_due(session: Session, to: Participant, now_us: int, limit: int) -> dic
 # Entities are immutable: what changed is another object than the one that was loaded.
 
 
-def _save_decisions(session: Session, old: Mapping[str, Decision], new: Mapping[str, Decision]) -> None:
+def _save_decisions(session: Session, old: Mapping[str, Decision], book: OrderBook) -> None:
+    new, steps = book.decisions, book.steps
     # Sorted, as in the locks: an insert waits for another's insert of the same key.
-    session.change(_INSERT_ORDERS, [tables.order_row(new[order_id]) for order_id in sorted(new.keys() - old.keys())])
-    changed = [
-        {"order_id": order_id, "status": order.status.value, "status_reason": order.status_reason}
-        for order_id, order in new.items()
-        if isinstance(order, Order) and order is not old.get(order_id, order)
-    ]
+    inserted = sorted(new.keys() - old.keys())
+    session.change(_INSERT_ORDERS, [tables.order_row(new[order_id], steps.get(order_id, ())) for order_id in inserted])
+    changed, noted = [], []
+    for order_id in steps.keys() & old.keys():
+        order = new[order_id]
+        assert isinstance(order, Order)  # a refusal has no steps
+        row = {"order_id": order_id, "steps": tables.steps_text(steps[order_id])}
+        if order is old[order_id]:
+            noted.append(row)
+        else:
+            changed.append({**row, "status": order.status.value, "status_reason": order.status_reason})
     session.change(_UPDATE_ORDERS, changed)
+    session.change(_UPDATE_STEPS, noted)
 
 
 def _save_outbox(

@@ -1,6 +1,7 @@
 """The tables, and their rows as the domain sees them."""
 
 import json
+from collections.abc import Iterable
 
 from sqlalchemy import (
     JSON,
@@ -20,8 +21,10 @@ from sqlalchemy import (
 
 from souk_orders.book import Kind, Message, Participant
 from souk_orders.domain import Decision, HistoryEntry, Line, Order, Refusal, RefusedOrder, Status, Terms
+from souk_orders.limits import Position
 from souk_orders.statements import Row
 
+_quoted = json.JSONEncoder().encode
 REFUSED = "REFUSED"
 """The status of rows that hold a refusal."""
 
@@ -50,13 +53,16 @@ orders = Table(
     Column("created_at_us", BigInteger, nullable=False),
     Column("note", Text, nullable=False, server_default=""),  # empty for none; version 1.0 does not write it
     Column("final_at_us", BigInteger),  # see retention.py, whose alone it is
+    Column("steps", Text, nullable=False, server_default=""),  # [step, at_us, served_by, detail],[…],
 )
 
-OF_DECISIONS = [column for column in orders.c if column is not orders.c.final_at_us]
+OF_DECISIONS = [column for column in orders.c if column.name not in ("final_at_us", "steps")]
 """What decisions are made of."""
 
 ORDER_COLUMNS = [cast(column, Text) if isinstance(column.type, JSON) else column for column in OF_DECISIONS]
 """What is read of an order: JSON as text."""
+
+_CREATED_AT = [column.name for column in OF_DECISIONS].index("created_at_us")
 
 # A literal, since an index for some of the rows is used only where a query names the same condition.
 is_order = orders.c.status != literal_column("'REFUSED'")
@@ -74,9 +80,8 @@ outbox = Table(
     Column("last_error", Text, nullable=False),
 )
 
-# Their ids follow the order of the steps, which times of two processes need not.
-history = Table(
-    "history",
+history_until_0004 = Table(
+    "history_until_0004",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("order_id", _BY_BYTES, ForeignKey("orders.order_id"), nullable=False),
@@ -85,6 +90,11 @@ history = Table(
     Column("served_by", Text, nullable=False),
     Column("detail", Text, nullable=False),
 )
+"""Steps that were taken before they stood in the order's row. Their ids follow the order in which they were, which
+times of two processes need not. Older versions find all steps in the view `history`."""
+
+OLD_STEPS = [history_until_0004.c[name] for name in HistoryEntry._fields]
+"""What is read of them."""
 
 
 def decision(row: Row) -> Decision:
@@ -107,13 +117,18 @@ def decision(row: Row) -> Decision:
     return Order(order_id, fingerprint, terms, Status(status), reason, created_at_us)
 
 
+def position(row: Row) -> Position:
+    """Where an order is in a list of them, from a row of `ORDER_COLUMNS`."""
+    return row[_CREATED_AT], row[0]
+
+
 def message(row: Row) -> Message:
     """What a participant must be told."""
     order_id, participant, kind, *rest = row
     return Message(order_id, Participant(participant), Kind(kind), *rest)
 
 
-def order_row(decision: Decision) -> dict[str, object]:
+def order_row(decision: Decision, steps: Iterable[HistoryEntry] = ()) -> dict[str, object]:
     """A new row."""
     if isinstance(decision, Order):
         terms, refusal = decision.terms, None
@@ -129,7 +144,7 @@ def order_row(decision: Decision) -> dict[str, object]:
         "status_reason": status_reason,
         "customer_id": terms.customer_id,
         "currency": terms.currency,
-        "lines": json.dumps([[line.sku, line.name, line.quantity, line.unit_price] for line in terms.lines]),
+        "lines": lines_text(terms.lines),
         "discount_percent": terms.discount_percent,
         "discount": terms.discount,
         "points_redeemed": terms.points_redeemed,
@@ -138,7 +153,27 @@ def order_row(decision: Decision) -> dict[str, object]:
         "refusal": None if refusal is None else json.dumps(refusal),
         "created_at_us": decision.created_at_us,
         "note": terms.note,
+        "steps": steps_text(steps),
     }
+
+
+def lines_text(lines: Iterable[Line]) -> str:
+    """As `json.dumps` writes them, which would take thrice as long."""
+    each = [f"[{_quoted(sku)}, {_quoted(name)}, {count}, {price}]" for sku, name, count, price in lines]
+    return f"[{', '.join(each)}]"
+
+
+def steps(text: str) -> list[HistoryEntry]:
+    """Those of an order's row."""
+    return [HistoryEntry(*step) for step in json.loads(f"[{text.rstrip(',')}]")]
+
+
+def steps_text(steps: Iterable[HistoryEntry]) -> str:
+    """What is put behind the steps that are there."""
+    return "".join(
+        f"[{_quoted(step)}, {at_us}, {_quoted(served_by)}, {_quoted(detail)}],"
+        for step, at_us, served_by, detail in steps
+    )
 
 
 def message_row(message: Message) -> dict[str, object]:
@@ -152,15 +187,4 @@ def message_row(message: Message) -> dict[str, object]:
         "leased_until_us": message.leased_until_us,
         "attempts": message.attempts,
         "last_error": message.last_error,
-    }
-
-
-def history_row(order_id: str, entry: HistoryEntry) -> dict[str, object]:
-    """A new row."""
-    return {
-        "order_id": order_id,
-        "step": entry.step,
-        "at_us": entry.at_us,
-        "served_by": entry.served_by,
-        "detail": entry.detail,
     }

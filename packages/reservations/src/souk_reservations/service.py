@@ -5,7 +5,6 @@ transaction: so commands go in lists, and each has an outcome of its own.
 """
 
 import re
-import uuid
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
@@ -30,6 +29,7 @@ MAX_DESCRIPTION = 2000
 MAX_PAGE_DESCRIPTIONS = 800_000
 """Characters of all items on a page: at their longest they stay below the 4 MiB that a gRPC message may have by
 default."""
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -226,11 +226,7 @@ def _fitting(items: Sequence[Item]) -> int:
 
 
 def _order_id(text: str) -> str:
-    try:
-        canonical = str(uuid.UUID(text))
-    except ValueError:
-        canonical = None
-    if text != canonical:
+    if not _UUID.fullmatch(text):
         raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, and is '{text[:64]}'")
     return text
 
