@@ -1,6 +1,8 @@
 """Fills the three SQLite databases with consistent orders of every fate, quickly, to audit them:
 
 python -m tests.many_orders DIR 1000000
+
+With --settled, none of them is under way: how many are is a matter of load, not of how many are stored.
 """
 
 import json
@@ -20,7 +22,8 @@ ITEMS, CUSTOMERS_PER_ORDER = 1_000, 0.1
 PUT_IN, POINTS_PUT_IN = 10**9, 10**6
 AT_ONCE = 10_000
 HOUR_US = 3_600_000_000
-FATES = ["CONFIRMED"] * 80 + ["COMPLETED"] * 8 + ["CANCELLED"] * 6 + ["REFUSED"] * 4 + ["ACCEPTED", "HELD"]
+SETTLED = ["CONFIRMED"] * 80 + ["COMPLETED"] * 8 + ["CANCELLED"] * 6 + ["REFUSED"] * 4
+UNDER_WAY = ["ACCEPTED", "HELD"]
 
 Row = tuple[object, ...]
 
@@ -28,7 +31,8 @@ Row = tuple[object, ...]
 class Shop:
     """What the orders have come to so far."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, fates: list[str]) -> None:
+        self._fates = fates
         self.held: Counter[str] = Counter()
         self.sold: Counter[str] = Counter()
         self.points: Counter[str] = Counter()
@@ -44,7 +48,7 @@ class Shop:
         """The next one: its rows in orders, outbox, reservations and holds."""
         draw = self._random
         order_id = str(UUID(int=draw.getrandbits(128), version=4))
-        fate, customer = draw.choice(FATES), f"c-{draw.randrange(self._customers)}"
+        fate, customer = draw.choice(self._fates), f"c-{draw.randrange(self._customers)}"
         skus = {f"item-{draw.randrange(ITEMS)}" for _ in range(draw.randint(1, 3))}
         lines = [(sku, "Tea", draw.randint(1, 5), draw.randint(100, 5000)) for sku in skus]
         subtotal = sum(quantity * price for _, _, quantity, price in lines)
@@ -102,11 +106,11 @@ def insert(connection: sqlite3.Connection, table: str, rows: Iterable[Row]) -> N
         connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", found)
 
 
-def fill(folder: Path, count: int) -> None:
-    """Databases of `count` order ids, each in one of the ways in which an order can stand."""
+def fill(folder: Path, count: int, *, settled: bool = False) -> None:
+    """Databases of `count` order ids, each in one of the ways in which an order can stand; or be `settled`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [migrate(each, folder) for each in ("orders", "reservations", "loyalty")]
-    shop, now_us = Shop(count), time.time_ns() // 1000
+    shop, now_us = Shop(count, SETTLED if settled else SETTLED + UNDER_WAY), time.time_ns() // 1000
     orders, reservations, loyalty = connections = [sqlite3.connect(path) for path in paths]
     for each in connections:
         each.execute("PRAGMA synchronous=OFF")  # it is made anew rather than mended
@@ -129,4 +133,4 @@ def fill(folder: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    fill(Path(sys.argv[1]), int(sys.argv[2]))
+    fill(Path(sys.argv[1]), int(sys.argv[2]), settled=sys.argv[3:] == ["--settled"])

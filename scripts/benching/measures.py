@@ -140,7 +140,7 @@ def growth(
         for count in stored:
             data = folder / str(count)
             say(f"storing {count} orders")
-            command = [sys.executable, "-m", "tests.many_orders", str(data), str(count)]
+            command = [sys.executable, "-m", "tests.many_orders", str(data), str(count), "--settled"]
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             souks.append(Souk(f"Souk with {count} orders", tree, data))
             souks[-1].settle()
