@@ -136,6 +136,7 @@ async def test_a_brief_answer_leaves_out_what_the_caller_knows_of_a_new_order(st
     assert brief.order == Order(id=ORDER, status=OrderStatus.ACCEPTED, created_at_us=NOW_US)
     again = await stub.create(create(brief=True))
     assert again.replayed
+    assert again.order is not None
     assert again.order == (await stub.get(GetRequest(order_id=ORDER))).order
     assert again.order.lines == [TEA, MUG]
 
