@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 _SQLITE = (
     "journal_mode=WAL",
     "synchronous=FULL",
-    # In pages: 64 MB. Keys are random, so a page is changed again and again before it is due in its place.
-    "wal_autocheckpoint=16000",
     "cache_size=-8000",  # in KiB, for a connection
     "foreign_keys=ON",
     "busy_timeout=5000",
