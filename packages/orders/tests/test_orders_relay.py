@@ -544,6 +544,29 @@ async def test_the_answers_to_lists_that_left_together_are_recorded_together(
     assert [sorted(answers) for answers in outbox.recorded] == [sorted(ids * 2)]  # of both participants
 
 
+async def test_a_participant_that_leaves_out_an_answer_holds_up_neither_the_other_one_nor_what_comes_next(
+    make_relay: Relays,
+    storage: SqlStorage,
+    goods: FakeParticipant,
+    terms: Terms,
+    advance: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nothing(_: object) -> Sequence[Reply]:
+        return []
+
+    monkeypatch.setattr("souk_orders.relay._AT_ONCE", 1)
+    relay = make_relay()
+    (order_id,) = await accepted(storage, terms)
+    with monkeypatch.context() as patched:
+        patched.setattr(goods, "confirm", nothing)
+        await relay.run_once()
+    assert (await steps(storage, order_id))[-1][0] == "LOYALTY_CONFIRMED"
+    advance(LEASE_S)
+    assert await relay.run_once() == 1
+    assert await status(storage, order_id) is Status.CONFIRMED
+
+
 async def test_an_answer_that_spoils_what_is_recorded_with_it_is_recorded_alone(
     relay: OutboxRelay,
     storage: SqlStorage,

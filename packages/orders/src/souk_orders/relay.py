@@ -202,8 +202,12 @@ class OutboxRelay:
     async def _answers(self, client: ParticipantClient, deliveries: Sequence[Delivery]) -> Sequence[Reply | Exception]:
         try:
             if deliveries[0].message.kind is Kind.RELEASE:
-                return await client.release([each.message.order_id for each in deliveries])
-            return await client.confirm([_order(each) for each in deliveries])
+                answers = await client.release([each.message.order_id for each in deliveries])
+            else:
+                answers = await client.confirm([_order(each) for each in deliveries])
+            if len(answers) != len(deliveries):
+                raise CallFailed(f"{len(answers)} answers to {len(deliveries)} messages")
+            return answers
         except Exception as error:  # noqa: BLE001 (whatever it is, it may come from one of them and must not stop the others)
             if len(deliveries) == 1:
                 return [error]

@@ -10,7 +10,8 @@ OLDEST_VERSION = "1.0.0"
 """The oldest version of the service that can work with this schema."""
 
 # A step is a JSON array with a comma behind it, so that one is added without a look at those that are there.
-# The rows of the table are older than the steps of the same order: whoever adds to the history now adds a step.
+# The rows of the table are older than the steps of the same order: whoever adds to the history now adds a step. So in
+# the view steps have greater ids than any row.
 _SQLITE = (
     """
     CREATE VIEW history AS
@@ -30,8 +31,6 @@ _SQLITE = (
     """,
 )
 _POSTGRESQL = (
-    # Room for two changes of a row on its page: the first then has no need to touch the indexes.
-    "ALTER TABLE orders SET (fillfactor = 70)",
     """
     CREATE VIEW history AS
     SELECT id, order_id, step, at_us, served_by, detail FROM history_until_0004
