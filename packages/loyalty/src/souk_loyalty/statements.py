@@ -190,7 +190,7 @@ class Session:
 
 
 def _array(values: Sequence[Any]) -> str:
-    """As PostgreSQL reads an array of values of one type; psycopg takes several times as long to write one."""
+    """As PostgreSQL reads an array of values of one type; see docs/adr/0004-postgresql.md for why it is written here."""
     return f"{{{','.join(map(_element, values))}}}"
 
 
