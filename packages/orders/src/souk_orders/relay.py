@@ -201,13 +201,7 @@ class OutboxRelay:
 
     async def _answers(self, client: ParticipantClient, deliveries: Sequence[Delivery]) -> Sequence[Reply | Exception]:
         try:
-            if deliveries[0].message.kind is Kind.RELEASE:
-                answers = await client.release([each.message.order_id for each in deliveries])
-            else:
-                answers = await client.confirm([_order(each) for each in deliveries])
-            if len(answers) != len(deliveries):
-                raise CallFailed(f"{len(answers)} answers to {len(deliveries)} messages")
-            return answers
+            return await _asked(client, deliveries)
         except Exception as error:  # noqa: BLE001 (whatever it is, it may come from one of them and must not stop the others)
             if len(deliveries) == 1:
                 return [error]
@@ -280,6 +274,16 @@ class _Complaints:
         )
         self._count = 0
         self._quiet_until_s = now_s + _COMPLAINT_PERIOD_S
+
+
+async def _asked(client: ParticipantClient, deliveries: Sequence[Delivery]) -> Sequence[Reply | CallFailed]:
+    if deliveries[0].message.kind is Kind.RELEASE:
+        answers = await client.release([each.message.order_id for each in deliveries])
+    else:
+        answers = await client.confirm([_order(each) for each in deliveries])
+    if len(answers) != len(deliveries):
+        raise CallFailed(f"{len(answers)} answers to {len(deliveries)} messages")
+    return answers
 
 
 def _order(delivery: Delivery) -> Order:

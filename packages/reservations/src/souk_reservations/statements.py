@@ -190,7 +190,7 @@ class Session:
 
 
 def _array(values: Sequence[Any]) -> str:
-    """As PostgreSQL reads an array of values of one type; see docs/adr/0004-postgresql.md for why it is written here."""
+    """As PostgreSQL reads an array of values of one type. Why not by psycopg: docs/adr/0004-postgresql.md."""
     return f"{{{','.join(map(_element, values))}}}"
 
 
