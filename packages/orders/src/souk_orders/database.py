@@ -5,6 +5,7 @@ The same file stands in every service that has a database; see docs/adr/0003-one
 
 import fcntl
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,12 @@ _SQLITE = (
     "foreign_keys=ON",
     "busy_timeout=5000",
 )
+
+_PAGE = 4096
+_LOG_PAGES = 4000
+"""At which SQLite's log is written back into the file: all wait meanwhile, but what it holds twice is written once."""
+_LOG_SHARE = 8
+"""The log may have one part in so many of the disk: it must not fill a small one."""
 
 _POSTGRESQL: dict[str, object] = {
     "application_name": f"souk-{SERVICE}",
@@ -266,6 +273,10 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # sqlite3 begins no transactions of its own; _begin_sqlite does
     for pragma in _SQLITE:
         connection.execute(f"PRAGMA {pragma}").close()
+    ((_, _, path),) = connection.execute("PRAGMA database_list")
+    disk = os.statvfs(path)
+    log_pages = min(_LOG_PAGES, disk.f_blocks * disk.f_frsize // _LOG_SHARE // _PAGE)
+    connection.execute(f"PRAGMA wal_autocheckpoint={log_pages}").close()
 
 
 def _configure_postgresql(connection: Any, _record: object) -> None:
