@@ -25,6 +25,12 @@ from {package}.rpc import {service}Servicer, {service}Stub
 __all__ = (*_messages, "{service}Servicer", "{service}Stub")
 '''
 
+_PACKAGE_INIT_WITHOUT_CALLS = '''"""{title}, generated from {source}."""
+
+from {package}.messages import *  # noqa: F403
+from {package}.messages import __all__ as __all__
+'''
+
 
 def generate(protos: Path, openapi: Path, package: Path) -> None:
     """Writes everything that is generated below `package`, in place of what an earlier run wrote there.
@@ -79,9 +85,11 @@ def _write_package(file: File, dataclasses: Path, package: Path) -> None:
     messages = messages.replace(found, "from souk_contracts.message_pool import")
     (target / "messages.py").write_text(messages)
     (target / "codec.py").write_text(codec_module(file))
-    (target / "rpc.py").write_text(rpc_module(file))
+    if file.service.methods:
+        (target / "rpc.py").write_text(rpc_module(file))
+    else:
+        (target / "rpc.py").unlink(missing_ok=True)  # of an earlier run
+    init = _PACKAGE_INIT if file.service.methods else _PACKAGE_INIT_WITHOUT_CALLS
     (target / "__init__.py").write_text(
-        _PACKAGE_INIT.format(
-            title=file.package, source=file.name, package=file.python_package, service=file.service.python_name
-        )
+        init.format(title=file.package, source=file.name, package=file.python_package, service=file.service.python_name)
     )

@@ -74,7 +74,9 @@ class Method:
 
     def __init__(self, descriptor: MethodDescriptorProto, service: "Service", comment: str) -> None:
         if descriptor.client_streaming or descriptor.server_streaming:
-            raise UnsupportedProto(f"{service.name}.{descriptor.name}: streams are not supported; use unary calls")
+            raise UnsupportedProto(
+                f"{service.name}.{descriptor.name}: streams in one direction are not supported; use unary calls"
+            )
         self.name = descriptor.name
         self.python_name = snake_case(descriptor.name)
         self.path = f"/{service.full_name}/{descriptor.name}"
@@ -84,7 +86,7 @@ class Method:
 
 
 class Service:
-    """The one service of a file."""
+    """The one service of a file. Its streams in both directions are for code that is written by hand."""
 
     def __init__(self, descriptor: ServiceDescriptorProto, file: "File") -> None:
         self.name = descriptor.name
@@ -93,7 +95,9 @@ class Service:
         # 6 is the field number of `service` in FileDescriptorProto, 2 that of `method` in ServiceDescriptorProto.
         self.comment = file.comment(6, 0)
         self.methods = [
-            Method(method, self, file.comment(6, 0, 2, index)) for index, method in enumerate(descriptor.method)
+            Method(method, self, file.comment(6, 0, 2, index))
+            for index, method in enumerate(descriptor.method)
+            if not (method.client_streaming and method.server_streaming)
         ]
 
 

@@ -1,20 +1,22 @@
 """Calls that travel together, over real servers on loopback."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
 
-from souk_contracts import batching, carrier
-from souk_contracts.batch.v1 import BatchStub, CallRequest, Item
+from souk_contracts import batching, carrier, lanes
 from souk_contracts.batch_codec import Call, Result
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.batching import BatchingChannel
 from souk_contracts.channel import connect, served_by
 from souk_contracts.errors import Refused, error_of, refusal_of
+from souk_contracts.lanes import Lane, Lanes
 from souk_contracts.orders.v1 import CancelRequest, GetRequest, GetResponse, Order, OrdersServicer, OrdersStub
 from souk_contracts.server import GrpcServer, ServerSettings
 
@@ -51,6 +53,8 @@ class Together(Orders):
         self.lists: list[list[str]] = []
 
     async def get_all(self, requests: Sequence[GetRequest]) -> list[GetResponse | Exception]:
+        if [request.order_id for request in requests] == ["wait"]:
+            return [await self.get(requests[0])]
         self.lists.append([request.order_id for request in requests])
         if "break" in self.lists[-1]:
             raise ZeroDivisionError("a secret")
@@ -90,6 +94,33 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls wait until another is answered, and for as long as that takes."""
     monkeypatch.setattr(batching, "_AT_ONCE", 1)
     monkeypatch.setattr(batching, "_PATIENCE_S", 60.0)
+
+
+@pytest.fixture
+def long_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lane's time is over before the test is."""
+    monkeypatch.setattr(lanes, "LIFE_S", 60.0)
+
+
+class Noted(Lane):
+    """A lane whose end can be waited for."""
+
+    opened: list["Noted"]
+
+    def __init__(self, stream: Any, metadata: grpc.aio.Metadata) -> None:
+        super().__init__(stream, metadata)
+        self.opened.append(self)
+
+    async def ended(self) -> None:
+        await self._stream.code()
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Noted]:
+    """The lanes that were opened, the oldest first."""
+    monkeypatch.setattr(Noted, "opened", [], raising=False)
+    monkeypatch.setattr(lanes, "Lane", Noted)
+    return Noted.opened
 
 
 @pytest.fixture
@@ -161,10 +192,7 @@ async def test_where_calls_come_together_those_of_one_turn_leave_together(
     async with serving() as peer:
         await asyncio.gather(*await peer.ask_behind("a", "b"))
         await asyncio.gather(*peer.ask("c", "d", "e"))
-        assert batches == [[GET] * 2, [GET] * 3]
-        await asyncio.gather(*peer.ask("f"))
-        await asyncio.gather(*peer.ask("g"))
-    assert batches == [[GET] * 2, [GET] * 3]  # alone
+    assert batches == [[GET] * 2, [GET] * 3]
 
 
 async def test_a_servicer_may_carry_out_a_whole_list_at_once(patient: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -227,18 +255,17 @@ async def test_what_went_wrong_inside_a_call_is_logged_and_told_neither_to_it_no
 async def test_what_cannot_be_called_is_said_for_each_call(caplog: pytest.LogCaptureFixture) -> None:
     async with serving() as peer:
         await peer.stub.get(GetRequest(order_id="a"))
-        items = [
-            Item(method="/souk.orders.v1.OrdersService/Bake"),
-            Item(method="/souk.batch.v1.BatchService/Call"),
-            Item(method="/souk.orders.v1.OrdersService/Cancel", request=bytes(CancelRequest(order_id="a"))),
-            Item(method=GET, request=b"\xff"),
-            Item(method=GET),
+        calls = [
+            Call("/souk.orders.v1.OrdersService/Bake", b""),
+            Call("/souk.batch.v1.BatchService/Call", b""),
+            Call("/souk.orders.v1.OrdersService/Cancel", bytes(CancelRequest(order_id="a"))),
+            Call(GET, b"\xff"),
+            Call(GET, b""),
         ]
-        results = (await BatchStub(peer.channel).call(CallRequest(items=items))).results
-        *errors, last = [result.status for result in results]
-        codes = [error_of(status or b"", grpc.aio.Metadata()).code() for status in errors]
+        (*failed, last), _ = await Lanes(peer.channel).carry(calls, 20.0)
+        codes = [error_of(result.status, grpc.aio.Metadata()).code() for result in failed]
         assert codes == [grpc.StatusCode.UNIMPLEMENTED] * 3 + [grpc.StatusCode.INVALID_ARGUMENT]
-        assert last is None
+        assert last.response is not None
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -255,7 +282,7 @@ async def test_a_peer_that_knows_no_batches_gets_calls_one_by_one_and_is_not_ask
 
 
 async def test_a_peer_that_knows_batches_by_now_is_found_out(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carrier, "_ALONE_S", 0.0)
+    monkeypatch.setattr(lanes, "ALONE_S", 0.0)
     async with serving_without_batches() as (peer, asked):
         for _ in range(2):
             peer.servicer.entered.clear()
@@ -365,7 +392,7 @@ async def test_a_long_queue_leaves_in_batches_of_a_bounded_size(
     async with serving() as peer:
         answers = await asyncio.gather(*await peer.ask_behind(*"abc"))
     assert len(answers) == 3
-    assert batches == []  # each is too much for others to be beside it
+    assert all(len(batch) == 1 for batch in batches)  # each is too much for others to be beside it
 
 
 async def test_of_many_calls_one_half_leaves_behind_the_other(
@@ -381,6 +408,86 @@ async def test_of_many_calls_one_half_leaves_behind_the_other(
         batches.clear()
         await asyncio.gather(*peer.ask(*"abcde"))
     assert sorted(len(batch) for batch in batches) == [2, 3]
+
+
+async def test_calls_one_after_another_take_the_lane_that_was_opened_meanwhile(
+    batches: list[list[str]], long_lanes: None
+) -> None:
+    async with serving() as peer:
+        await asyncio.gather(*peer.ask("a"))
+        assert batches == []
+        while not batches:
+            call = peer.stub.get(GetRequest(order_id="b"))
+            assert (await call).order == Order(id="b")
+            assert await served_by(call) == "orders/1.2.3"
+        (refused,) = peer.ask("refuse")
+        assert (await error(refused)).code() is grpc.StatusCode.NOT_FOUND
+    assert batches == [[GET]] * 2
+
+
+async def test_a_lane_is_closed_when_its_time_is_over_and_the_next_batch_opens_another(
+    opened: list[Noted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "LIFE_S", 0.05)
+    async with serving() as peer:
+        for _ in range(2):
+            await asyncio.gather(*peer.ask("a", "b", "c"))
+            async with asyncio.timeout(20):
+                await asyncio.gather(*(lane.ended() for lane in opened))
+    assert len(opened) >= 2
+
+
+async def test_a_lane_whose_time_is_over_is_closed_once_it_is_answered(
+    opened: list[Noted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retired = asyncio.Event()
+    retire = Lanes._retire
+
+    def note(self: Lanes, lane: Lane) -> None:
+        retire(self, lane)
+        retired.set()
+
+    monkeypatch.setattr(Lanes, "_retire", note)
+    monkeypatch.setattr(lanes, "LIFE_S", 0.05)
+    async with serving() as peer:
+        carried = asyncio.ensure_future(Lanes(peer.channel).carry([reading("wait")], 20.0))
+        await peer.servicer.entered.wait()
+        async with asyncio.timeout(20):
+            await retired.wait()
+            peer.servicer.go_on.set()
+            (result,), _ = await carried
+            await opened[0].ended()
+    assert result.response is not None
+
+
+async def test_a_lane_that_was_lost_is_left_and_what_was_on_it_fails_as_it_would_alone(
+    long_lanes: None,
+) -> None:
+    servicer = Orders()
+    server = GrpcServer(ServerSettings("orders", "1.2.3", "127.0.0.1:0", drain_s=0.1), [servicer], ready)
+    port = await server.start()
+    async with connect(f"127.0.0.1:{port}", user_agent="test/1") as channel:
+        several = Lanes(channel)
+        await several.carry([reading("a")], 20.0)
+        hanging = asyncio.ensure_future(several.carry([reading("wait")], 20.0))
+        await servicer.entered.wait()
+        await server.drain()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await hanging
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        again = GrpcServer(ServerSettings("orders", "1.2.4", f"127.0.0.1:{port}", drain_s=0.1), [servicer], ready)
+        await again.start()
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    _, lane = await several.carry([reading("a")], 20.0)
+                    break
+        assert lane.peer == "orders/1.2.4"
+        await again.drain()
+
+
+def reading(order_id: str) -> Call:
+    return Call(GET, bytes(GetRequest(order_id=order_id)))
 
 
 async def error(call: "asyncio.Future[GetResponse]") -> grpc.aio.AioRpcError:

@@ -38,7 +38,7 @@ def generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     [
         (HEAD + MESSAGES, "declares 0 services, and should declare one"),
         (HEAD.replace("souk.shop.v1", "shop") + SERVICE + MESSAGES, "should be souk.<service>.v<N>"),
-        (HEAD + SERVICE.replace("(Buy", "(stream Buy", 1) + MESSAGES, "ShopService.Buy: streams are not supported"),
+        (HEAD + SERVICE.replace("(Buy", "(stream Buy", 1) + MESSAGES, "ShopService.Buy: streams in one direction"),
         (HEAD + SERVICE + MESSAGES + "message A { message B {} }", "A: declare nested messages"),
         (HEAD + SERVICE + MESSAGES + "message A { string class = 1; }", "A.class: a Python keyword"),
         (

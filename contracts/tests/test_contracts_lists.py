@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from souk_contracts import carrier
-from souk_contracts.batch.v1 import BatchServicer, CallRequest, CallResponse, Result
+from souk_contracts import carrier, lanes
+from souk_contracts.batch_codec import Call, Result
+from souk_contracts.batch_servicer import Batches
 from souk_contracts.carrier import Answer
 from souk_contracts.channel import connect
 from souk_contracts.errors import Refused, refusal_of
@@ -125,25 +126,24 @@ async def test_a_long_list_leaves_in_batches_of_a_bounded_size_at_the_same_time(
         servicer.lists.clear()
         monkeypatch.setattr(carrier, "MAX_BYTES", 1)
         assert await get_all(stub, *"abc") == [found(each) for each in "abc"]
-    assert servicer.lists == []  # each is too much for others to be beside it
+    assert all(len(each) == 1 for each in servicer.lists)  # each is too much for others to be beside it
 
 
 async def test_what_cannot_be_read_of_an_answer_or_is_lacking_is_said_for_its_call() -> None:
-    class Careless(BatchServicer):
-        async def call(self, request: CallRequest) -> CallResponse:
-            assert len(request.items) == 5
-            results = [Result(response=b"\xff"), Result(status=b"\xff"), Result(), Result(response=b"")]
-            return CallResponse(results=results)
+    class Careless(Batches):
+        async def call(self, calls: Sequence[Call]) -> Sequence[Result]:
+            assert len(calls) == 5
+            return [Result(b"\xff"), Result(None, b"\xff"), Result(None), Result(b"")]
 
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers([Careless().handler()])
+    server.add_generic_rpc_handlers([Careless({}, (("souk-service", "orders"), ("souk-version", "1.2.3"))).handler()])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         *unreadable, good, lacking = await get_all(OrdersStub(channel), *"abcde")
         await server.stop(None)
     assert [error(answer).code() for answer in (*unreadable, lacking)] == [grpc.StatusCode.INTERNAL] * 4
-    assert good == Answer(GetResponse(), "")
+    assert good == Answer(GetResponse(), ME)
 
 
 async def test_a_peer_that_knows_no_batches_gets_a_list_one_by_one_and_is_not_asked_again() -> None:
@@ -157,7 +157,7 @@ async def test_a_peer_that_knows_no_batches_gets_a_list_one_by_one_and_is_not_as
 
 
 async def test_a_peer_that_knows_batches_by_now_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carrier, "_ALONE_S", 0.0)
+    monkeypatch.setattr(lanes, "ALONE_S", 0.0)
     asked = list[str]()
     async with serving_without_batches(Orders(), asked) as stub:
         for _ in range(2):

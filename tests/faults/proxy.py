@@ -2,8 +2,8 @@
 
 `GrpcProxy` knows the methods' names: it runs an action before a call is passed on, after the callee has committed but
 before the caller hears of it, or after the answer; and it keeps a message back to deliver it when its sender has long
-given up. Calls that travel together in a batch share their fate. `TcpProxy` knows bytes only: it cuts connections, and
-stalls them, as a bad network does.
+given up. Calls that travel together in a batch share their fate, which ends the stream that they are on. `TcpProxy`
+knows bytes only: it cuts connections, and stalls them, as a bad network does.
 """
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
@@ -19,13 +19,14 @@ from typing import Any
 
 import grpc
 
-from souk_contracts.batch.v1 import BatchServicer, CallRequest, CallResponse
+from souk_contracts.batch.v1 import CallRequest, CallResponse
+from souk_contracts.batch_servicer import Batches
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Action = Callable[[], Awaitable[None]]
 
 _HEALTH = "/grpc.health.v1.Health/"
-_BATCH = f"/{BatchServicer.SERVICE_NAME}/Call"
+_BATCH = f"/{Batches.SERVICE_NAME}/Call"
 
 
 class Point(StrEnum):
@@ -121,7 +122,10 @@ class Kept:
 
 
 class GrpcProxy(grpc.GenericRpcHandler):
-    """Passes unary calls on, whatever they are. Health checks of the connection get no answer: it always counts."""
+    """Passes unary calls on, whatever they are, and batches.
+
+    Health checks of the connection get no answer: it always counts.
+    """
 
     def __init__(self, port: int, upstream: str) -> None:
         self.address = f"127.0.0.1:{port}"
@@ -191,25 +195,18 @@ class GrpcProxy(grpc.GenericRpcHandler):
         async def call(request: bytes, context: Context) -> bytes:
             return await self._pass_on(method, request, context)
 
+        if method == _BATCH:
+            return grpc.stream_stream_rpc_method_handler(self._pass_batches_on)
         return grpc.unary_unary_rpc_method_handler(call)
 
     async def _pass_on(self, path: str, request: bytes, context: Context) -> bytes:
         message = Message.of(path, request)
-        self.calls += [method for method, _ in message.calls]
-        remaining = context.time_remaining()
-        if (kept := self._take_kept(message)) is not None:
-            # The deadline of a late message's sender does not matter any more.
-            kept.take(message, lambda: self._send(path, request))
-            await asyncio.Event().wait()
-        plans = [plan for plan in self._plans if message.place(plan.method, plan.order_id) is not None]
-        for plan in plans:
-            if not plan.stays:
-                self._plans.remove(plan)
-            if plan.point is Point.ANSWERED:
-                _when_done(context, plan.act)
+        plans = await self._meet(message)
+        if plans:
+            _when_done(context, plans)
         try:
             await _run(plans, Point.BEFORE)
-            call = self._call(path, request, timeout=remaining)
+            call = self._call(path, request, timeout=context.time_remaining())
             try:
                 answer: bytes = await call
             except grpc.aio.AioRpcError as error:
@@ -222,9 +219,52 @@ class GrpcProxy(grpc.GenericRpcHandler):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was cut")
         return answer
 
+    async def _pass_batches_on(self, _: object, context: Context) -> None:
+        upstream = self._open()
+        try:
+            await context.send_initial_metadata(tuple(await upstream.initial_metadata() or ()))
+            while (request := await context.read()) is not grpc.aio.EOF:
+                plans = await self._meet(Message.of(_BATCH, request))
+                await _run(plans, Point.BEFORE)
+                answer = await _answer(upstream, request)
+                await _run(plans, Point.COMMITTED)
+                await context.write(answer)
+                await _run(plans, Point.ANSWERED)
+            await upstream.done_writing()
+            await upstream.read()  # its end
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "")
+        except Lose:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was cut")
+        finally:
+            upstream.cancel()
+
+    async def _meet(self, message: Message) -> list[Plan]:
+        """What is planned for a message; one that is to be kept goes no further."""
+        self.calls += [method for method, _ in message.calls]
+        if (kept := self._take_kept(message)) is not None:
+            kept.take(message, lambda: self._send(message.path, message.request))
+            await asyncio.Event().wait()
+        plans = [plan for plan in self._plans if message.place(plan.method, plan.order_id) is not None]
+        for plan in plans:
+            if not plan.stays:
+                self._plans.remove(plan)
+        return plans
+
     async def _send(self, path: str, request: bytes) -> bytes:
+        # The deadline of a late message's sender does not matter any more.
+        if path == _BATCH:
+            stream = self._open(wait_for_ready=True)
+            try:
+                return await _answer(stream, request)
+            finally:
+                stream.cancel()
         answer: bytes = await self._call(path, request, wait_for_ready=True)
         return answer
+
+    def _open(self, **options: object) -> Any:
+        channel: Any = self._channel
+        return channel.stream_stream(_BATCH)(**options)
 
     def _call(self, path: str, request: bytes, **options: object) -> Any:
         channel: Any = self._channel  # whose types know messages, but no bytes
@@ -236,6 +276,16 @@ class GrpcProxy(grpc.GenericRpcHandler):
                 self._kept.remove(kept)
                 return kept
         return None
+
+
+async def _answer(stream: Any, request: bytes) -> bytes:
+    """That to one list of calls."""
+    await stream.write(request)
+    answer = await stream.read()
+    if answer is grpc.aio.EOF:
+        raise Lose
+    assert isinstance(answer, bytes)
+    return answer
 
 
 async def _run(plans: list[Plan], point: Point) -> None:
@@ -251,9 +301,9 @@ async def _lose() -> None:
 _tasks: set[asyncio.Task[None]] = set()
 
 
-def _when_done(context: Context, action: Action) -> None:
+def _when_done(context: Context, plans: list[Plan]) -> None:
     def start(_: object) -> None:
-        task = asyncio.ensure_future(action())
+        task = asyncio.ensure_future(_run(plans, Point.ANSWERED))
         _tasks.add(task)  # the loop alone would not keep it
         task.add_done_callback(_tasks.discard)
 

@@ -10,25 +10,37 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from souk_contracts.batch.v1 import BatchServicer
 from souk_contracts.batch_codec import Call, Result, decode_calls, encode_results
 from souk_contracts.errors import Refused, plain_status
-from souk_contracts.handlers import Batched, each_alone, failure, unary
+from souk_contracts.handlers import Batched, each_alone, failure
 
 
 class Batches:
-    """Serves `souk.batch.v1.BatchService` for methods that are given by their paths."""
+    """Serves `souk.batch.v1.BatchService` for methods that are given by their paths.
 
-    SERVICE_NAME = BatchServicer.SERVICE_NAME
+    `served_by` is the initial metadata of each stream: who answers.
+    """
 
-    def __init__(self, methods: Mapping[str, Batched]) -> None:
+    SERVICE_NAME = "souk.batch.v1.BatchService"
+
+    def __init__(self, methods: Mapping[str, Batched], served_by: Sequence[tuple[str, str]]) -> None:
         self._methods = methods
+        self._served_by = served_by
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What `grpc.aio.Server.add_generic_rpc_handlers` takes."""
         return grpc.method_handlers_generic_handler(
-            self.SERVICE_NAME, {"Call": unary(self.call, decode_calls, encode_results)}
+            self.SERVICE_NAME, {"Call": grpc.stream_stream_rpc_method_handler(self._serve)}
         )
+
+    async def _serve(self, _: object, context: grpc.aio.ServicerContext[Any, bytes]) -> None:
+        await context.send_initial_metadata(self._served_by)
+        while (encoded := await context.read()) is not grpc.aio.EOF:
+            try:
+                calls = decode_calls(encoded)
+            except DecodeError:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a list of calls cannot be read")
+            await context.write(encode_results(await self.call(calls)))
 
     async def call(self, calls: Sequence[Call]) -> Sequence[Result]:
         """Carries out all calls, those of a method together."""

@@ -81,9 +81,10 @@ class BatchingChannel:
             return alone
 
         def call(request: Any, *, timeout: float) -> Any:
-            if not self._carrier.knows_batches():
+            lanes = self._carrier.lanes
+            if not lanes.are_known():
                 return alone(request, timeout=timeout)
-            if not self._under_way and not self._were_several and not self._waiting:
+            if not self._under_way and not self._were_several and not self._waiting and not lanes.ready():
                 self._under_way += 1
                 made = alone(request, timeout=timeout)
                 made.add_done_callback(self._ended)
@@ -96,6 +97,10 @@ class BatchingChannel:
             return waiting
 
         return call
+
+    def stream_stream(self, *arguments: Any) -> Callable[..., Any]:
+        """As that of a channel."""
+        return self._channel.stream_stream(*arguments)
 
     def _ended(self, _: object) -> None:
         self._under_way -= 1

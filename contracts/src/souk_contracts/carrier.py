@@ -11,9 +11,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from souk_contracts.batch_codec import Call, Result, decode_results, encode_calls
+from souk_contracts.batch_codec import Call, Result
 from souk_contracts.channel import Caller, peer_of
 from souk_contracts.errors import error_of, plain_status
+from souk_contracts.lanes import Lanes
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -25,10 +26,7 @@ Carried = tuple[bytes | grpc.aio.AioRpcError, str]
 MAX_CALLS = 128
 MAX_BYTES = 256 * 1024
 """Of all requests in a batch. Their responses may be 13 times as long, and must stay below gRPC's 4 MiB."""
-_ALONE_S = 30.0
-"""For how long calls are made one by one, once a peer has said that it knows no batches."""
 
-_BATCH = "/souk.batch.v1.BatchService/Call"
 _UNREADABLE = plain_status(grpc.StatusCode.INTERNAL, "the answer cannot be read, or lacks this call")
 
 
@@ -46,13 +44,8 @@ class Carrier:
 
     def __init__(self, channel: Caller) -> None:
         self._channel = channel
-        self._together = channel.unary_unary(_BATCH, encode_calls, decode_results)
         self._single: dict[str, Callable[..., Any]] = {}
-        self._one_by_one_until = 0.0
-
-    def knows_batches(self) -> bool:
-        """Whether the peer does, as far as it is known."""
-        return monotonic() >= self._one_by_one_until
+        self.lanes = Lanes(channel)
 
     async def call_all(
         self,
@@ -70,24 +63,20 @@ class Carrier:
         return [_answer(next(carried), decode) if isinstance(each, bytes) else Answer(each, "") for each in encoded]
 
     async def carry(self, calls: Sequence[Call], timeout_s: float) -> list[Carried]:
-        """Makes calls that go into one batch; one alone as the call that it is."""
-        if len(calls) == 1 or not self.knows_batches():
+        """Makes calls that go into one batch; one alone as the call that it is, unless a lane is open."""
+        if not self.lanes.are_known() or (len(calls) == 1 and not self.lanes.ready()):
             return await self._carry_one_by_one(calls, timeout_s)
         ends_at = monotonic() + timeout_s
-        together = self._together(calls, timeout=timeout_s)
         try:
-            results = await together or ()  # None where they cannot be read
+            results, lane = await self.lanes.carry(calls, timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # which says that nothing was carried out
-                self._one_by_one_until = monotonic() + _ALONE_S
                 return await self._carry_one_by_one(calls, ends_at - monotonic())
             peer = peer_of(error.trailing_metadata())
             return [(_own(error), peer) for _ in calls]
-        metadata = await together.trailing_metadata()
-        peer = peer_of(metadata)
         lacking = [Result(None)] * (len(calls) - len(results))
         return [
-            (_error(status, metadata) if response is None else response, peer)
+            (_error(status, lane.metadata) if response is None else response, lane.peer)
             for response, status in [*results, *lacking]
         ]
 

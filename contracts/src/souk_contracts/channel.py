@@ -22,6 +22,9 @@ class Caller(Protocol):
     def unary_unary(self, method: str, request_serializer: Any, response_deserializer: Any) -> Any:
         """A callable that makes calls of a method, given as its path."""
 
+    def stream_stream(self, method: str, request_serializer: Any, response_deserializer: Any) -> Any:
+        """A callable that opens streams of a method, given as its path."""
+
 
 def connect(target: str, *, user_agent: str) -> grpc.aio.Channel:
     """Opens a channel that spreads its calls over all replicas behind a name, and finds new ones by itself.

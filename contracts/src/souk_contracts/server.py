@@ -63,9 +63,10 @@ class GrpcServer:
         self._serving = False
         self._health = health.aio.HealthServicer()
         self._watch: asyncio.Task[None] | None = None
+        served_by = (("souk-service", settings.service), ("souk-version", settings.version))
         age_ms = int(settings.max_connection_age_s * 1000)
         self._server = grpc.aio.server(
-            interceptors=[_Conventions(settings.service, settings.version)],
+            interceptors=[_Conventions(served_by)],
             options=[
                 # Two servers on one port would share its connections by chance.
                 ("grpc.so_reuseport", 0),
@@ -76,7 +77,8 @@ class GrpcServer:
             ],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        batches = Batches({path: method for each in servicers for path, method in each.batched().items()})
+        methods = {path: method for each in servicers for path, method in each.batched().items()}
+        batches = Batches(methods, served_by)
         self._server.add_generic_rpc_handlers([*(servicer.handler() for servicer in servicers), batches.handler()])
         reflection.enable_server_reflection(
             [*self._names[1:], Batches.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
@@ -137,8 +139,8 @@ def termination() -> asyncio.Event:
 class _Conventions(grpc.aio.ServerInterceptor):
     """Names the version in every answer, and turns refusals into statuses; what is unexpected stays in the log."""
 
-    def __init__(self, service: str, version: str) -> None:
-        self._served_by = (("souk-service", service), ("souk-version", version))
+    def __init__(self, served_by: tuple[tuple[str, str], ...]) -> None:
+        self._served_by = served_by
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -149,7 +151,7 @@ class _Conventions(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if method not in self._handlers:
             handler = await continuation(handler_call_details)
-            if handler is None or handler.unary_unary is None:  # unknown, or a stream of health or reflection
+            if handler is None or handler.unary_unary is None:  # unknown, or a stream, which says so itself
                 return handler
             self._handlers[method] = grpc.unary_unary_rpc_method_handler(
                 self._call(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
@@ -162,7 +164,7 @@ class _Conventions(grpc.aio.ServerInterceptor):
             try:
                 return await behavior(request, context)
             except Refused as refused:
-                details = (*self._served_by, refused.trailing_metadata())
+                details: tuple[tuple[str, str | bytes], ...] = (*self._served_by, refused.trailing_metadata())
                 await context.abort(refused.code, refused.detail, details)
             except grpc.aio.AbortError:  # by the health service
                 raise

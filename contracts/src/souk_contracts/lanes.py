@@ -1,0 +1,154 @@
+"""Streams that batches travel on, one after another: a message on an open stream costs a third of a call of its own."""
+
+from __future__ import annotations  # the types of grpc are generic for type checkers only
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import grpc
+
+from souk_contracts.batch_codec import Call, Result, decode_results, encode_calls
+from souk_contracts.channel import Caller, peer_of
+
+LIFE_S = 0.2
+"""For how long a lane is used. It stays with one replica, and a server that drains waits for it."""
+_END_S = 30.0
+"""When a lane ends in any case: its peer may hang."""
+ALONE_S = 30.0
+"""For how long a peer is not asked again that has said that it knows no batches."""
+
+_BATCH = "/souk.batch.v1.BatchService/Call"
+
+
+class Lane:
+    """An open stream, for one batch at a time."""
+
+    def __init__(self, stream: Any, metadata: grpc.aio.Metadata) -> None:
+        self._stream = stream
+        self.metadata = metadata
+        self.peer = peer_of(metadata)
+        """Who answers, as `orders/1.0.0`."""
+        self.is_over = False
+        """Whether its time is."""
+
+    async def carry(self, calls: Sequence[Call]) -> Sequence[Result]:
+        """What became of the calls; none where the answer cannot be read. Raises AioRpcError, and is lost then."""
+        try:
+            await self._stream.write(calls)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            raise _lost(self.metadata) from None  # not always for the cause that grpc names here
+        answer = await self._stream.read()
+        if answer is grpc.aio.EOF:
+            raise _lost(self.metadata)
+        return answer or ()
+
+    def is_open(self) -> bool:
+        return not self._stream.done()
+
+    def cancel(self) -> None:
+        """Ends it, and what is under way on it."""
+        self._stream.cancel()
+
+    async def close(self) -> None:
+        """Ends it in good order."""
+        with suppress(grpc.aio.InternalError):  # it was lost meanwhile
+            await self._stream.done_writing()
+        await self._stream.code()
+
+
+class Lanes:
+    """The lanes to a peer: opened when they are needed, and closed soon."""
+
+    def __init__(self, channel: Caller) -> None:
+        self._stream = channel.stream_stream(_BATCH, encode_calls, decode_results)
+        self._idle: list[Lane] = []
+        self._unknown_until = 0.0
+        self._asked_at = 0.0
+        self._is_preparing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def are_known(self) -> bool:
+        """Whether the peer knows batches, as far as it is known."""
+        return monotonic() >= self._unknown_until
+
+    def ready(self) -> bool:
+        """Whether one is open. Who asks often will find one: it is opened meanwhile."""
+        if self._find():
+            return True
+        asked_at, self._asked_at = self._asked_at, monotonic()
+        if self._asked_at - asked_at < LIFE_S and not self._is_preparing:
+            self._is_preparing = True
+            self._spawn(self._prepare())
+        return False
+
+    async def carry(self, calls: Sequence[Call], timeout_s: float) -> tuple[Sequence[Result], Lane]:
+        """What became of the calls, and the lane that they took. Raises AioRpcError."""
+        lane = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                lane = self._idle.pop() if self._find() else await self._open()
+                results = await lane.carry(calls)
+        except BaseException as error:
+            if lane is not None:
+                lane.cancel()
+            if isinstance(error, TimeoutError):
+                raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+            raise
+        self._give_back(lane)
+        return results, lane
+
+    def _find(self) -> bool:
+        """Whether the last one is open: who was lost is left out."""
+        while self._idle and not self._idle[-1].is_open():
+            self._idle.pop()
+        return bool(self._idle)
+
+    async def _open(self) -> Lane:
+        stream = self._stream(timeout=_END_S)
+        try:
+            metadata = await stream.initial_metadata()
+            if not peer_of(metadata):  # it does not answer as a server of Souk does: it has refused the stream
+                await stream.read()
+        except BaseException as error:
+            if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                self._unknown_until = monotonic() + ALONE_S
+            stream.cancel()
+            raise
+        lane = Lane(stream, metadata)
+        asyncio.get_running_loop().call_later(LIFE_S, self._retire, lane)
+        return lane
+
+    async def _prepare(self) -> None:
+        try:
+            with suppress(grpc.aio.AioRpcError, grpc.aio.UsageError):  # who needs a lane will see it, too
+                self._give_back(await self._open())
+        finally:
+            self._is_preparing = False
+
+    def _give_back(self, lane: Lane) -> None:
+        if lane.is_over:
+            self._spawn(lane.close())
+        else:
+            self._idle.append(lane)
+
+    def _retire(self, lane: Lane) -> None:
+        lane.is_over = True
+        if lane in self._idle:
+            self._idle.remove(lane)
+            self._spawn(lane.close())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop alone would not keep it
+        task.add_done_callback(self._tasks.discard)
+
+
+def _lost(metadata: grpc.aio.Metadata) -> grpc.aio.AioRpcError:
+    return _error(grpc.StatusCode.UNAVAILABLE, "the connection was lost", metadata)
+
+
+def _error(code: grpc.StatusCode, detail: str, metadata: grpc.aio.Metadata | None = None) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata or grpc.aio.Metadata(), detail)
