@@ -145,6 +145,25 @@ async def test_create_gets_the_quotes_as_they_were_given() -> None:
     assert not create.without_loyalty
 
 
+async def test_what_orders_leaves_out_of_its_answer_is_what_it_was_asked_for() -> None:
+    services = Services()
+    outcome = (await services.saga().place(REDEEMING, "K", services.exchange())).outcome
+    create = services.requests["create"]
+    assert create.brief
+    assert isinstance(outcome, Order)
+    assert (outcome.id, outcome.status, outcome.lines) == (create.order_id, OrderStatus.ACCEPTED, create.lines)
+    assert (outcome.customer_id, outcome.currency) == ("c-1", "EUR")
+    assert (outcome.discount_percent, outcome.points_redeemed, outcome.points_earned) == (10, 50, 9)
+    assert (outcome.subtotal, outcome.discount, outcome.total) == (1000, 100, 850)
+
+
+async def test_an_order_that_is_answered_in_full_is_taken_as_it_stands() -> None:
+    services = Services()
+    services.decided = Order(id="o", customer_id="c-1", status=OrderStatus.CONFIRMED, total=1)
+    decision = await services.saga().place(TEA, "K", services.exchange())
+    assert (decision.outcome, decision.replayed) == (services.decided, True)
+
+
 @pytest.mark.parametrize("call", ["reserve", "hold"])
 @pytest.mark.parametrize("key", ["K", None])
 @pytest.mark.parametrize("no", [OUT_OF_STOCK, SETTLED, NEWER_REFUSAL], ids=lambda no: no.reason)

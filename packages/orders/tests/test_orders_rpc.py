@@ -131,6 +131,16 @@ async def test_a_refusal_that_comes_after_the_order_gives_the_order(stub: Orders
     assert (answer.order, answer.refusal, answer.replayed) == (order, None, True)
 
 
+async def test_a_brief_answer_leaves_out_what_the_caller_knows_of_a_new_order(stub: OrdersStub) -> None:
+    brief = await stub.create(create(brief=True))
+    assert brief.order == Order(id=ORDER, status=OrderStatus.ACCEPTED, created_at_us=NOW_US)
+    again = await stub.create(create(brief=True))
+    assert again.replayed
+    assert again.order is not None
+    assert again.order == (await stub.get(GetRequest(order_id=ORDER))).order
+    assert again.order.lines == [TEA, MUG]
+
+
 async def test_a_note_stays_with_its_order(stub: OrdersStub) -> None:
     note = "Please ring twice.\nТретий этаж 🛎"
     assert (await stub.create(create(note=note))).order == (await stub.create(create())).order

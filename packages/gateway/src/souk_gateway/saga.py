@@ -168,6 +168,7 @@ class Saga:
             without_loyalty=held is None,
             holds_expire_at_us=reserved.expires_at_us,
             note=wanted.note,
+            brief=True,
         )
         if held is not None:
             request.discount_percent = held.discount_percent
@@ -175,7 +176,10 @@ class Saga:
             request.points_redeemed = held.points_redeemed
             request.points_earned = held.points_earned
             request.holds_expire_at_us = min(reserved.expires_at_us, held.expires_at_us)
-        return _decision(await self._orders.create(request, exchange))
+        answer = await self._orders.create(request, exchange)
+        if answer.order is not None and not answer.replayed and not answer.order.customer_id:
+            answer.order = _in_full(answer.order, request)
+        return _decision(answer)
 
     async def _refuse(
         self, order_id: str, fingerprint: bytes, wanted: OrderRequest, refusal: Refusal, exchange: Exchange
@@ -203,6 +207,27 @@ class Saga:
         if isinstance(decision.outcome, Refusal):
             raise error
         return decision  # Create had succeeded, only its answer was lost
+
+
+def _in_full(order: Order, request: CreateRequest) -> Order:
+    """What orders has left out, since it stands in the request."""
+    subtotal = sum(line.unit_price * line.quantity for line in request.lines)
+    return Order(
+        id=order.id,
+        status=order.status,
+        customer_id=request.customer_id,
+        currency=request.currency,
+        lines=request.lines,
+        subtotal=subtotal,
+        discount_percent=request.discount_percent,
+        discount=request.discount,
+        points_redeemed=request.points_redeemed,
+        points_earned=request.points_earned,
+        total=subtotal - request.discount - request.points_redeemed,
+        without_loyalty=request.without_loyalty,
+        created_at_us=order.created_at_us,
+        note=request.note,
+    )
 
 
 def _decision(answer: CreateResponse | RefuseResponse) -> Decision:

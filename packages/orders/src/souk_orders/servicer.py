@@ -32,13 +32,14 @@ class OrdersServicer(wire.OrdersServicer):
 
     async def create(self, request: wire.CreateRequest) -> wire.CreateResponse:
         with _refusals():
-            return _created(await self._orders.create(*_wanted(request)))
+            return _created(await self._orders.create(*_wanted(request)), request.brief)
 
     async def create_all(self, requests: Sequence[wire.CreateRequest]) -> Sequence[wire.CreateResponse | Refused]:
         with _refusals():
             outcomes = await self._orders.create_all([_wanted(request) for request in requests])
         return [
-            _refused(outcome) if isinstance(outcome, domain.DomainError) else _created(outcome) for outcome in outcomes
+            _refused(outcome) if isinstance(outcome, domain.DomainError) else _created(outcome, request.brief)
+            for outcome, request in zip(outcomes, requests, strict=True)
         ]
 
     async def refuse(self, request: wire.RefuseRequest) -> wire.RefuseResponse:
@@ -99,8 +100,14 @@ def _wanted(request: wire.CreateRequest) -> Wanted:
     return request.order_id, request.fingerprint, terms, request.holds_expire_at_us
 
 
-def _created(decided: Decided) -> wire.CreateResponse:
-    order, refusal = _outcome(decided.decision)
+def _created(decided: Decided, brief: bool) -> wire.CreateResponse:
+    decision = decided.decision
+    if brief and not decided.replayed and isinstance(decision, domain.Order):
+        status = wire.OrderStatus[decision.status.name]
+        return wire.CreateResponse(
+            order=wire.Order(id=decision.order_id, status=status, created_at_us=decision.created_at_us)
+        )
+    order, refusal = _outcome(decision)
     return wire.CreateResponse(order=order, refusal=refusal, replayed=decided.replayed)
 
 
