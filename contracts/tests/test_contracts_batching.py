@@ -14,7 +14,7 @@ from souk_contracts import batching, carrier, lanes
 from souk_contracts.batch_codec import Call, Result
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.batching import BatchingChannel
-from souk_contracts.channel import connect, served_by
+from souk_contracts.channel import connect, peer_of, served_by
 from souk_contracts.errors import Refused, error_of, refusal_of
 from souk_contracts.lanes import Lane, Lanes
 from souk_contracts.orders.v1 import CancelRequest, GetRequest, GetResponse, Order, OrdersServicer, OrdersStub
@@ -56,6 +56,8 @@ class Together(Orders):
         if [request.order_id for request in requests] == ["wait"]:
             return [await self.get(requests[0])]
         self.lists.append([request.order_id for request in requests])
+        if "forget" in self.lists[-1]:
+            return []
         if "break" in self.lists[-1]:
             raise ZeroDivisionError("a secret")
         refused = Refused(grpc.StatusCode.NOT_FOUND, "orders.souk", "UNKNOWN_ORDER", "no such order", {})
@@ -475,6 +477,7 @@ async def test_a_lane_that_was_lost_is_left_and_what_was_on_it_fails_as_it_would
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await hanging
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert peer_of(caught.value.trailing_metadata()) == ""
         again = GrpcServer(ServerSettings("orders", "1.2.4", f"127.0.0.1:{port}", drain_s=0.1), [servicer], ready)
         await again.start()
         async with asyncio.timeout(20):
@@ -484,6 +487,28 @@ async def test_a_lane_that_was_lost_is_left_and_what_was_on_it_fails_as_it_would
                     break
         assert lane.peer == "orders/1.2.4"
         await again.drain()
+
+
+async def test_an_answer_that_lacks_calls_is_a_mistake_of_the_server_s_and_stays_in_its_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(Together()) as peer:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await Lanes(peer.channel).carry([reading("a"), reading("forget")], 20.0)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert peer_of(caught.value.trailing_metadata()) == "orders/1.2.3"
+    assert "a list of calls failed" in caplog.text
+
+
+async def test_a_list_whose_time_is_over_is_not_sent(long_lanes: None) -> None:
+    async with serving() as peer:
+        several = Lanes(peer.channel)
+        await several.carry([reading("a")], 20.0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await several.carry([reading("b")], 0.0)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await several.carry([reading("c")], 20.0)
+        assert peer.servicer.seen == ["a", "c"]
 
 
 def reading(order_id: str) -> Call:

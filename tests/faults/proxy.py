@@ -21,6 +21,7 @@ import grpc
 
 from souk_contracts.batch.v1 import CallRequest, CallResponse
 from souk_contracts.batch_servicer import Batches
+from souk_contracts.channel import peer_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Action = Callable[[], Awaitable[None]]
@@ -222,7 +223,9 @@ class GrpcProxy(grpc.GenericRpcHandler):
     async def _pass_batches_on(self, _: object, context: Context) -> None:
         upstream = self._open()
         try:
-            await context.send_initial_metadata(tuple(await upstream.initial_metadata() or ()))
+            if not peer_of(metadata := await upstream.initial_metadata()):
+                await upstream.read()  # why the callee does not take it
+            await context.send_initial_metadata(tuple(metadata or ()))
             while (request := await context.read()) is not grpc.aio.EOF:
                 plans = await self._meet(Message.of(_BATCH, request))
                 await _run(plans, Point.BEFORE)
@@ -280,7 +283,10 @@ class GrpcProxy(grpc.GenericRpcHandler):
 
 async def _answer(stream: Any, request: bytes) -> bytes:
     """That to one list of calls."""
-    await stream.write(request)
+    try:
+        await stream.write(request)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        raise Lose from None
     answer = await stream.read()
     if answer is grpc.aio.EOF:
         raise Lose

@@ -18,7 +18,7 @@ from souk_contracts.handlers import Batched, each_alone, failure
 class Batches:
     """Serves `souk.batch.v1.BatchService` for methods that are given by their paths.
 
-    `served_by` is the initial metadata of each stream: who answers.
+    `served_by` is the metadata of each stream: who answers.
     """
 
     SERVICE_NAME = "souk.batch.v1.BatchService"
@@ -34,13 +34,19 @@ class Batches:
         )
 
     async def _serve(self, _: object, context: grpc.aio.ServicerContext[Any, bytes]) -> None:
+        context.set_trailing_metadata(self._served_by)
         await context.send_initial_metadata(self._served_by)
-        while (encoded := await context.read()) is not grpc.aio.EOF:
-            try:
-                calls = decode_calls(encoded)
-            except DecodeError:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a list of calls cannot be read")
-            await context.write(encode_results(await self.call(calls)))
+        try:
+            while (encoded := await context.read()) is not grpc.aio.EOF:
+                try:
+                    calls = decode_calls(encoded)
+                except DecodeError:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a list of calls cannot be read")
+                await context.write(encode_results(await self.call(calls)))
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 (`failure` logs it)
+            await context.abort(*failure("a list of calls", error))
 
     async def call(self, calls: Sequence[Call]) -> Sequence[Result]:
         """Carries out all calls, those of a method together."""

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from souk_contracts.batch_codec import Call, Result
 from souk_contracts.channel import Caller, peer_of
 from souk_contracts.errors import error_of, plain_status
-from souk_contracts.lanes import Lanes
+from souk_contracts.lanes import Lanes, NoBatches
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -69,9 +69,9 @@ class Carrier:
         ends_at = monotonic() + timeout_s
         try:
             results, lane = await self.lanes.carry(calls, timeout_s)
+        except NoBatches:
+            return await self._carry_one_by_one(calls, ends_at - monotonic())
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # which says that nothing was carried out
-                return await self._carry_one_by_one(calls, ends_at - monotonic())
             peer = peer_of(error.trailing_metadata())
             return [(_own(error), peer) for _ in calls]
         lacking = [Result(None)] * (len(calls) - len(results))

@@ -58,7 +58,7 @@ async def served_by(call: grpc.aio.Call) -> str:
 
 
 def peer_of(metadata: grpc.aio.Metadata | None) -> str:
-    """Who says this in the trailing metadata of an answer, as `orders/1.0.0`; empty where it does not say."""
+    """Who says this in the metadata of an answer, as `orders/1.0.0`; empty where it does not say."""
     found = dict(metadata or ())
     service, version = found.get("souk-service"), found.get("souk-version")
     return f"{service!s}/{version!s}" if service and version else ""

@@ -15,12 +15,16 @@ from souk_contracts.channel import Caller, peer_of
 
 LIFE_S = 0.2
 """For how long a lane is used. It stays with one replica, and a server that drains waits for it."""
-_END_S = 30.0
-"""When a lane ends in any case: its peer may hang."""
+_CLOSE_S = 5.0
+"""How long a peer has to see that a lane is closed."""
 ALONE_S = 30.0
 """For how long a peer is not asked again that has said that it knows no batches."""
 
 _BATCH = "/souk.batch.v1.BatchService/Call"
+
+
+class NoBatches(Exception):
+    """The peer knows no batches. Nothing was sent to it."""
 
 
 class Lane:
@@ -29,6 +33,7 @@ class Lane:
     def __init__(self, stream: Any, metadata: grpc.aio.Metadata) -> None:
         self._stream = stream
         self.metadata = metadata
+        """What the peer said when it was opened."""
         self.peer = peer_of(metadata)
         """Who answers, as `orders/1.0.0`."""
         self.is_over = False
@@ -39,10 +44,10 @@ class Lane:
         try:
             await self._stream.write(calls)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            raise _lost(self.metadata) from None  # not always for the cause that grpc names here
+            raise _lost() from None  # not always for the cause that grpc names here
         answer = await self._stream.read()
         if answer is grpc.aio.EOF:
-            raise _lost(self.metadata)
+            raise _lost()
         return answer or ()
 
     def is_open(self) -> bool:
@@ -53,10 +58,12 @@ class Lane:
         self._stream.cancel()
 
     async def close(self) -> None:
-        """Ends it in good order."""
-        with suppress(grpc.aio.InternalError):  # it was lost meanwhile
-            await self._stream.done_writing()
-        await self._stream.code()
+        """Ends it in good order, if the peer lets it."""
+        with suppress(grpc.aio.InternalError, TimeoutError):  # it was lost meanwhile, or the peer hangs
+            async with asyncio.timeout(_CLOSE_S):
+                await self._stream.done_writing()
+                await self._stream.code()
+        self._stream.cancel()
 
 
 class Lanes:
@@ -85,7 +92,9 @@ class Lanes:
         return False
 
     async def carry(self, calls: Sequence[Call], timeout_s: float) -> tuple[Sequence[Result], Lane]:
-        """What became of the calls, and the lane that they took. Raises AioRpcError."""
+        """What became of the calls, and the lane that they took. Raises AioRpcError, NoBatches."""
+        if timeout_s <= 0:  # a timer would be too late: they had left by then
+            raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         lane = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -107,15 +116,16 @@ class Lanes:
         return bool(self._idle)
 
     async def _open(self) -> Lane:
-        stream = self._stream(timeout=_END_S)
+        stream = self._stream()
         try:
             metadata = await stream.initial_metadata()
             if not peer_of(metadata):  # it does not answer as a server of Souk does: it has refused the stream
                 await stream.read()
         except BaseException as error:
+            stream.cancel()
             if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._unknown_until = monotonic() + ALONE_S
-            stream.cancel()
+                raise NoBatches from None
             raise
         lane = Lane(stream, metadata)
         asyncio.get_running_loop().call_later(LIFE_S, self._retire, lane)
@@ -123,8 +133,11 @@ class Lanes:
 
     async def _prepare(self) -> None:
         try:
-            with suppress(grpc.aio.AioRpcError, grpc.aio.UsageError):  # who needs a lane will see it, too
-                self._give_back(await self._open())
+            # Who needs a lane will see what is wrong. One that is opened too late is not worth it.
+            with suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, NoBatches, TimeoutError):
+                async with asyncio.timeout(LIFE_S):
+                    lane = await self._open()
+                self._give_back(lane)
         finally:
             self._is_preparing = False
 
@@ -146,9 +159,9 @@ class Lanes:
         task.add_done_callback(self._tasks.discard)
 
 
-def _lost(metadata: grpc.aio.Metadata) -> grpc.aio.AioRpcError:
-    return _error(grpc.StatusCode.UNAVAILABLE, "the connection was lost", metadata)
+def _lost() -> grpc.aio.AioRpcError:
+    return _error(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
 
 
-def _error(code: grpc.StatusCode, detail: str, metadata: grpc.aio.Metadata | None = None) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata or grpc.aio.Metadata(), detail)
+def _error(code: grpc.StatusCode, detail: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), detail)

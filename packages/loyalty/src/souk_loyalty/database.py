@@ -263,7 +263,8 @@ def _parsed(url: str) -> URL:
         backend = parsed.drivername.partition("+")[0]
     if backend in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
-    if backend == "sqlite" and parsed.database:  # not one in memory, which no other connection would see
+    # Not one in memory, which no other connection would see.
+    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed.set(drivername="sqlite")
     # Not the URL itself: it may hold a password.
     raise BadSetting("DATABASE_URL must be sqlite:///path or postgresql://user:password@host/database")
@@ -274,9 +275,16 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     for pragma in _SQLITE:
         connection.execute(f"PRAGMA {pragma}").close()
     ((_, _, path),) = connection.execute("PRAGMA database_list")
-    disk = os.statvfs(path)
-    log_pages = min(_LOG_PAGES, disk.f_blocks * disk.f_frsize // _LOG_SHARE // _PAGE)
-    connection.execute(f"PRAGMA wal_autocheckpoint={log_pages}").close()
+    connection.execute(f"PRAGMA wal_autocheckpoint={_log_pages(path)}").close()
+
+
+def _log_pages(path: str) -> int:
+    try:
+        disk = os.statvfs(path)
+    except OSError:  # what is wrong, SQLite will say
+        return _LOG_PAGES
+    share = disk.f_blocks * disk.f_frsize // _LOG_SHARE // _PAGE
+    return min(_LOG_PAGES, share or _LOG_PAGES)  # where there is no limit, a file system may say 0
 
 
 def _configure_postgresql(connection: Any, _record: object) -> None:
