@@ -148,7 +148,7 @@ def growth(
             souks[-1].settle()
         turns: dict[str, list[Throughput]] = {souk.name: [] for souk in souks}
         pages: dict[str, list[float]] = {souk.name: [] for souk in souks}
-        # They differ by a few percent, and the machine's pace by more: so shorter turns, each first as often as the other.
+        # They differ by a few percent, and the machine's pace by more: shorter turns, each first as often as the other.
         for number in range(2 * rounds):
             for souk in souks if number % 2 == 0 else reversed(souks):
                 turns[souk.name].append(_turn(souk, GROWTH_CONNECTIONS, max(1, seconds // 2), GROWTH_CUSTOMERS))

@@ -1,4 +1,7 @@
-"""Streams that batches travel on, one after another: a message on an open stream costs less than half of a call of its own."""
+"""Streams that batches travel on, one after another.
+
+A message on an open stream costs less than half of a call of its own; see docs/adr/0008-batches.md.
+"""
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
 
