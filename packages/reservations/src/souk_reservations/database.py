@@ -33,8 +33,9 @@ _SQLITE = (
 )
 
 _PAGE = 4096
-_LOG_PAGES = 4000
-"""At which SQLite's log is written back into the file: all wait meanwhile, but what it holds twice is written once."""
+_LOG_PAGES = 16000
+"""At which SQLite's log is written back into the file. All wait meanwhile, but a page that is in it many times is
+written once, and pages that lie apart are written the faster the more of them there are."""
 _LOG_SHARE = 8
 """The log may have one part in so many of the disk: it must not fill a small one."""
 
