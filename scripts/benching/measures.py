@@ -149,9 +149,9 @@ def growth(
         turns: dict[str, list[Throughput]] = {souk.name: [] for souk in souks}
         pages: dict[str, list[float]] = {souk.name: [] for souk in souks}
         # They differ by a few percent, and the machine's pace by more: shorter turns, each first as often as the other.
-        for number in range(2 * rounds):
+        for number in range(4 * rounds):
             for souk in souks if number % 2 == 0 else reversed(souks):
-                turns[souk.name].append(_turn(souk, GROWTH_CONNECTIONS, max(1, seconds // 2), GROWTH_CUSTOMERS))
+                turns[souk.name].append(_turn(souk, GROWTH_CONNECTIONS, max(1, seconds // 4), GROWTH_CUSTOMERS))
                 pages[souk.name].append(_page_ms(souk))
         for souk in souks:
             souk.audit()
