@@ -41,6 +41,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def say_progress(text: str) -> None:
+    """Of what has not been audited yet."""
+    say(f"so far, before the audit: {text}")
+
+
 def machine() -> str:
     """What it was measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -90,12 +95,12 @@ def run(options: argparse.Namespace) -> Figures:
             stacks = started(names, folder, undo)
             if "throughput" in options.only:
                 throughput = list(
-                    measures.throughput(stacks, options.connections, options.seconds, options.rounds, say)
+                    measures.throughput(stacks, options.connections, options.seconds, options.rounds, say_progress)
                 )
             for stack in stacks:
                 if isinstance(stack, Souk) and stack.name == "sqlite":
                     if "memory" in options.only:
-                        memory = list(measures.memory(stack, options.orders, say))
+                        memory = list(measures.memory(stack, options.orders, say_progress))
                     if "start" in options.only:
                         start = dict(starts.processes(stack, options.starts, say))
             for stack in stacks:
