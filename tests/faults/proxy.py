@@ -213,6 +213,8 @@ class GrpcProxy(grpc.GenericRpcHandler):
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:  # a refusal is an answer, too
                     await _run(plans, Point.COMMITTED)
+                else:
+                    self._keep_for_next(plans)
                 await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
             context.set_trailing_metadata(tuple(await call.trailing_metadata() or ()))
             await _run(plans, Point.COMMITTED)
@@ -229,7 +231,11 @@ class GrpcProxy(grpc.GenericRpcHandler):
             while (request := await context.read()) is not grpc.aio.EOF:
                 plans = await self._meet(Message.of(_BATCH, request))
                 await _run(plans, Point.BEFORE)
-                answer = await _answer(upstream, request)
+                try:
+                    answer = await _answer(upstream, request)
+                except (Lose, grpc.aio.AioRpcError):
+                    self._keep_for_next(plans)
+                    raise
                 await _run(plans, Point.COMMITTED)
                 await context.write(answer)
                 await _run(plans, Point.ANSWERED)
@@ -253,6 +259,10 @@ class GrpcProxy(grpc.GenericRpcHandler):
             if not plan.stays:
                 self._plans.remove(plan)
         return plans
+
+    def _keep_for_next(self, plans: list[Plan]) -> None:
+        """The callee was not there, so what was to happen once it had committed waits for the next call."""
+        self._plans += [plan for plan in plans if not plan.stays and plan.point is Point.COMMITTED]
 
     async def _send(self, path: str, request: bytes) -> bytes:
         # The deadline of a late message's sender does not matter any more.
