@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from relay_ends import LONG_S, TIMEOUT_S, FakeParticipant, ObservedOutbox, Relays
 
 from souk_contracts.channel import connect
 from souk_contracts.orders.v1 import OrdersStub
 from souk_contracts.server import GrpcServer, ServerSettings
 from souk_orders import SERVICE, __version__
-from souk_orders.book import Delivery
+from souk_orders.book import Delivery, Participant
 from souk_orders.database import Database
 from souk_orders.domain import Line, Terms
 from souk_orders.lobby import Lobby
 from souk_orders.migrate import migrate
+from souk_orders.relay import OutboxRelay
 from souk_orders.service import Orders
 from souk_orders.servicer import OrdersServicer
 from souk_orders.storage import SqlStorage
@@ -126,3 +128,34 @@ async def stub(orders: Orders, storage: SqlStorage) -> AsyncIterator[OrdersStub]
     async with connect(f"127.0.0.1:{port}", user_agent="test/1.0") as channel:
         yield OrdersStub(channel)
     await server.drain()
+
+
+@pytest.fixture
+def goods() -> FakeParticipant:
+    return FakeParticipant("reservations/1.2.3")
+
+
+@pytest.fixture
+def points() -> FakeParticipant:
+    return FakeParticipant("loyalty/4.5.6")
+
+
+@pytest.fixture
+def outbox(storage: SqlStorage) -> ObservedOutbox:
+    return ObservedOutbox(storage)
+
+
+@pytest.fixture
+def make_relay(outbox: ObservedOutbox, goods: FakeParticipant, points: FakeParticipant) -> Relays:
+    """Makes a relay that looks through the outbox by itself once in an hour, and whose jitter is nothing."""
+
+    def make(period_s: float = LONG_S) -> OutboxRelay:
+        clients = {Participant.RESERVATIONS: goods, Participant.LOYALTY: points}
+        return OutboxRelay(outbox, clients, period_s=period_s, timeout_s=TIMEOUT_S, jitter=lambda: 1.0)
+
+    return make
+
+
+@pytest.fixture
+def relay(make_relay: Relays) -> OutboxRelay:
+    return make_relay()
