@@ -59,6 +59,12 @@ def test_what_is_not_supported_is_refused_in_a_sentence(
     assert type(refusal.value).__name__ == "UnsupportedProto"
 
 
+def test_a_stream_in_both_directions_is_left_to_code_that_is_written_by_hand(generate: Callable[[str], Path]) -> None:
+    stream = SERVICE.replace("(Buy", "(stream Buy", 1).replace("returns (", "returns (stream ", 1)
+    package = generate(HEAD + stream + MESSAGES)
+    assert sorted(path.name for path in package.iterdir()) == ["__init__.py", "codec.py", "messages.py"]
+
+
 def test_a_mistake_in_a_proto_file_stops_the_build(generate: Callable[[str], Path]) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         generate(HEAD + "message {")

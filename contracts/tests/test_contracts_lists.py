@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+from contract_peers import ready, serving_without_batches
 
 from souk_contracts import carrier, lanes
 from souk_contracts.batch_codec import Call, Result
@@ -41,34 +42,12 @@ class Orders(OrdersServicer):
         return await super().get_all(requests)
 
 
-async def ready() -> bool:
-    return True
-
-
 @asynccontextmanager
 async def serving(servicer: Orders) -> AsyncIterator[OrdersStub]:
     server = GrpcServer(ServerSettings("orders", "1.2.3", "127.0.0.1:0", drain_s=0.1), [servicer], ready)
     async with connect(f"127.0.0.1:{await server.start()}", user_agent="test/1") as channel:
         yield OrdersStub(channel)
         await server.drain()
-
-
-@asynccontextmanager
-async def serving_without_batches(servicer: Orders, asked: list[str]) -> AsyncIterator[OrdersStub]:
-    """A server as it was before there were batches, which notes the methods that it is asked for."""
-
-    class Handler(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:  # type: ignore[type-arg]
-            asked.append(handler_call_details.method.rpartition("/")[2])
-            return servicer.handler().service(handler_call_details)
-
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers([Handler()])
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield OrdersStub(channel)
-        await server.stop(None)
 
 
 async def get_all(stub: OrdersStub, *order_ids: str, timeout_s: float | None = None) -> Sequence[Answer[GetResponse]]:
@@ -148,7 +127,8 @@ async def test_what_cannot_be_read_of_an_answer_or_is_lacking_is_said_for_its_ca
 
 async def test_a_peer_that_knows_no_batches_gets_a_list_one_by_one_and_is_not_asked_again() -> None:
     servicer, asked = Orders(), list[str]()
-    async with serving_without_batches(servicer, asked) as stub:
+    async with serving_without_batches(servicer, asked) as channel:
+        stub = OrdersStub(channel)
         for _ in range(2):
             first, refused, other = await get_all(stub, "a", "refuse", "b")
             assert (first, other) == (found("a", ""), found("b", ""))  # it does not say who it is
@@ -159,7 +139,8 @@ async def test_a_peer_that_knows_no_batches_gets_a_list_one_by_one_and_is_not_as
 async def test_a_peer_that_knows_batches_by_now_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "ALONE_S", 0.0)
     asked = list[str]()
-    async with serving_without_batches(Orders(), asked) as stub:
+    async with serving_without_batches(Orders(), asked) as channel:
+        stub = OrdersStub(channel)
         for _ in range(2):
             await get_all(stub, "a", "b")
     assert asked.count("Call") == 2
