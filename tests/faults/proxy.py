@@ -20,14 +20,14 @@ from typing import Any
 import grpc
 
 from souk_contracts.batch.v1 import CallRequest, CallResponse
-from souk_contracts.batch_servicer import Batches
+from souk_contracts.batch_codec import SERVICE_NAME
 from souk_contracts.channel import peer_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Action = Callable[[], Awaitable[None]]
 
 _HEALTH = "/grpc.health.v1.Health/"
-_BATCH = f"/{Batches.SERVICE_NAME}/Call"
+_BATCH = f"/{SERVICE_NAME}/Call"
 
 
 class Point(StrEnum):
@@ -203,20 +203,20 @@ class GrpcProxy(grpc.GenericRpcHandler):
     async def _pass_on(self, path: str, request: bytes, context: Context) -> bytes:
         message = Message.of(path, request)
         plans = await self._meet(message)
-        if plans:
-            _when_done(context, plans)
         try:
             await _run(plans, Point.BEFORE)
             call = self._call(path, request, timeout=context.time_remaining())
             try:
                 answer: bytes = await call
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:  # a refusal is an answer, too
-                    await _run(plans, Point.COMMITTED)
-                else:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._keep_for_next(plans)
+                else:  # a refusal is an answer, too
+                    _when_done(context, plans)
+                    await _run(plans, Point.COMMITTED)
                 await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
             context.set_trailing_metadata(tuple(await call.trailing_metadata() or ()))
+            _when_done(context, plans)
             await _run(plans, Point.COMMITTED)
         except Lose:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was cut")
@@ -262,7 +262,7 @@ class GrpcProxy(grpc.GenericRpcHandler):
 
     def _keep_for_next(self, plans: list[Plan]) -> None:
         """The callee was not there, so what was to happen once it had committed waits for the next call."""
-        self._plans += [plan for plan in plans if not plan.stays and plan.point is Point.COMMITTED]
+        self._plans += [plan for plan in plans if not plan.stays and plan.point is not Point.BEFORE]
 
     async def _send(self, path: str, request: bytes) -> bytes:
         # The deadline of a late message's sender does not matter any more.

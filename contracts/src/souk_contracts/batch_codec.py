@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
 
+SERVICE_NAME = "souk.batch.v1.BatchService"
+
 
 class Call(NamedTuple):
     """A call of a unary method."""

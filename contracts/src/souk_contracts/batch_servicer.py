@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from souk_contracts.batch_codec import Call, Result, decode_calls, encode_results
+from souk_contracts.batch_codec import SERVICE_NAME, Call, Result, decode_calls, encode_results
 from souk_contracts.errors import Refused, plain_status
 from souk_contracts.handlers import Batched, each_alone, failure
 
@@ -21,8 +21,6 @@ class Batches:
     `served_by` is the metadata of each stream: who answers.
     """
 
-    SERVICE_NAME = "souk.batch.v1.BatchService"
-
     def __init__(self, methods: Mapping[str, Batched], served_by: Sequence[tuple[str, str]]) -> None:
         self._methods = methods
         self._served_by = served_by
@@ -30,7 +28,7 @@ class Batches:
     def handler(self) -> grpc.GenericRpcHandler:
         """What `grpc.aio.Server.add_generic_rpc_handlers` takes."""
         return grpc.method_handlers_generic_handler(
-            self.SERVICE_NAME, {"Call": grpc.stream_stream_rpc_method_handler(self._serve)}
+            SERVICE_NAME, {"Call": grpc.stream_stream_rpc_method_handler(self._serve)}
         )
 
     async def _serve(self, _: object, context: grpc.aio.ServicerContext[Any, bytes]) -> None:

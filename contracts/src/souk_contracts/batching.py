@@ -18,6 +18,7 @@ import grpc
 import souk_contracts.batch.v1  # noqa: F401 (so that the first batch need not wait for it)
 from souk_contracts.batch_codec import Call
 from souk_contracts.carrier import Carrier, decoded, fitting
+from souk_contracts.errors import plain_error
 
 _AT_ONCE = 2
 """Calls under way that others wait for: with more of them there would be less in each batch."""
@@ -177,9 +178,6 @@ class _Deadlines:
         over = monotonic() + _TICK_S
         for call in [call for call in self._watched if call.ends_at <= over]:
             self._watched.discard(call)
-            nothing = grpc.aio.Metadata()
-            call.settle(
-                grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, nothing, nothing, "Deadline Exceeded"), ""
-            )
+            call.settle(plain_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"), "")
         if self._watched:
             self._set_timer(min(call.ends_at for call in self._watched))

@@ -49,6 +49,11 @@ def plain_status(code: grpc.StatusCode, detail: str) -> bytes:
     return encoded
 
 
+def plain_error(code: grpc.StatusCode, detail: str) -> grpc.aio.AioRpcError:
+    """The error of a call that nobody answered, as gRPC raises it."""
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), detail)
+
+
 def error_of(status: bytes, trailing_metadata: grpc.aio.Metadata) -> grpc.aio.AioRpcError:
     """The error that a call which ended with this google.rpc.Status raises. Raises DecodeError."""
     read = Status.FromString(status)

@@ -13,8 +13,9 @@ from typing import Any
 
 import grpc
 
-from souk_contracts.batch_codec import Call, Result, decode_results, encode_calls
+from souk_contracts.batch_codec import SERVICE_NAME, Call, Result, decode_results, encode_calls
 from souk_contracts.channel import Caller, peer_of
+from souk_contracts.errors import plain_error
 
 LIFE_S = 0.2
 """For how long a lane is used. It stays with one replica, and a server that drains waits for it."""
@@ -23,7 +24,7 @@ _CLOSE_S = 5.0
 ALONE_S = 30.0
 """For how long a peer is not asked again that has said that it knows no batches."""
 
-_BATCH = "/souk.batch.v1.BatchService/Call"
+_BATCH = f"/{SERVICE_NAME}/Call"
 
 
 class NoBatches(Exception):
@@ -97,7 +98,7 @@ class Lanes:
     async def carry(self, calls: Sequence[Call], timeout_s: float) -> tuple[Sequence[Result], Lane]:
         """What became of the calls, and the lane that they took. Raises AioRpcError, NoBatches."""
         if timeout_s <= 0:  # a timer would be too late: they had left by then
-            raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            raise plain_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         lane = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -107,7 +108,7 @@ class Lanes:
             if lane is not None:
                 lane.cancel()
             if isinstance(error, TimeoutError):
-                raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+                raise plain_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
             raise
         self._give_back(lane)
         return results, lane
@@ -163,8 +164,4 @@ class Lanes:
 
 
 def _lost() -> grpc.aio.AioRpcError:
-    return _error(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
-
-
-def _error(code: grpc.StatusCode, detail: str) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), detail)
+    return plain_error(grpc.StatusCode.UNAVAILABLE, "the connection was lost")

@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
+from souk_contracts import batch_codec
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.errors import Refused
 from souk_contracts.handlers import Batched, failure
@@ -81,7 +82,7 @@ class GrpcServer:
         batches = Batches(methods, served_by)
         self._server.add_generic_rpc_handlers([*(servicer.handler() for servicer in servicers), batches.handler()])
         reflection.enable_server_reflection(
-            [*self._names[1:], Batches.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+            [*self._names[1:], batch_codec.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )
 
     async def start(self) -> int:
