@@ -1,7 +1,7 @@
 """The streams that batches travel on, over real servers on loopback."""
 
 import asyncio
-import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -9,10 +9,15 @@ import pytest
 from contract_peers import GET, Orders, Together, error, reading, ready, serving
 
 from souk_contracts import lanes
+from souk_contracts.batch_codec import Call, Result
+from souk_contracts.batch_servicer import Batches
 from souk_contracts.channel import connect, peer_of, served_by
 from souk_contracts.lanes import Lane, Lanes
 from souk_contracts.orders.v1 import GetRequest, Order
 from souk_contracts.server import GrpcServer, ServerSettings
+
+IN_TIME_S = 10.0
+"""Within what anything here is done: sooner than a server closes a connection for its age, and the lanes on it."""
 
 
 @pytest.fixture
@@ -22,13 +27,18 @@ def long_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Noted(Lane):
-    """A lane whose end can be waited for."""
+    """A lane whose end can be waited for, and which notes what it was given."""
 
     opened: list["Noted"]
 
     def __init__(self, stream: Any, metadata: grpc.aio.Metadata) -> None:
         super().__init__(stream, metadata)
+        self.carried: list[Sequence[Call]] = []
         self.opened.append(self)
+
+    async def carry(self, calls: Sequence[Call]) -> Sequence[Result]:
+        self.carried.append(calls)
+        return await super().carry(calls)
 
     async def ended(self) -> None:
         await self._stream.code()
@@ -48,10 +58,11 @@ async def test_calls_one_after_another_take_the_lane_that_was_opened_meanwhile(
     async with serving() as peer:
         await asyncio.gather(*peer.ask("a"))
         assert batches == []
-        while not batches:
-            call = peer.stub.get(GetRequest(order_id="b"))
-            assert (await call).order == Order(id="b")
-            assert await served_by(call) == "orders/1.2.3"
+        async with asyncio.timeout(IN_TIME_S):
+            while not batches:
+                call = peer.stub.get(GetRequest(order_id="b"))
+                assert (await call).order == Order(id="b")
+                assert await served_by(call) == "orders/1.2.3"
         (refused,) = peer.ask("refuse")
         assert (await error(refused)).code() is grpc.StatusCode.NOT_FOUND
     assert batches == [[GET]] * 2
@@ -64,7 +75,7 @@ async def test_a_lane_is_closed_when_its_time_is_over_and_the_next_batch_opens_a
     async with serving() as peer:
         for _ in range(2):
             await asyncio.gather(*peer.ask("a", "b", "c"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(IN_TIME_S):
                 await asyncio.gather(*(lane.ended() for lane in opened))
     assert len(opened) >= 2
 
@@ -82,9 +93,10 @@ async def test_a_lane_whose_time_is_over_is_closed_once_it_is_answered(
     monkeypatch.setattr(Lanes, "_retire", note)
     monkeypatch.setattr(lanes, "LIFE_S", 0.05)
     async with serving() as peer:
-        carried = asyncio.ensure_future(Lanes(peer.channel).carry([reading("wait")], 20.0))
+        several = Lanes(peer.channel)
+        carried = asyncio.ensure_future(several.carry([reading("wait")], IN_TIME_S))
         await peer.servicer.entered.wait()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(IN_TIME_S):
             await retired.wait()
             peer.servicer.go_on.set()
             (result,), _ = await carried
@@ -92,31 +104,46 @@ async def test_a_lane_whose_time_is_over_is_closed_once_it_is_answered(
     assert result.response is not None
 
 
-async def test_a_lane_that_was_lost_is_left_and_what_was_on_it_fails_as_it_would_alone(
-    long_lanes: None,
+async def test_what_is_on_a_lane_that_is_lost_fails_as_it_would_alone_and_the_next_takes_another(
+    opened: list[Noted], long_lanes: None
 ) -> None:
     servicer = Orders()
     server = GrpcServer(ServerSettings("orders", "1.2.3", "127.0.0.1:0", drain_s=0.1), [servicer], ready)
     port = await server.start()
     async with connect(f"127.0.0.1:{port}", user_agent="test/1") as channel:
         several = Lanes(channel)
-        await several.carry([reading("a")], 20.0)
-        hanging = asyncio.ensure_future(several.carry([reading("wait")], 20.0))
+        hanging = asyncio.ensure_future(several.carry([reading("wait")], IN_TIME_S))
         await servicer.entered.wait()
+        await several.carry([reading("a")], IN_TIME_S)  # on another one, which then is idle
         await server.drain()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await hanging
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert peer_of(caught.value.trailing_metadata()) == ""
+        await asyncio.gather(*(lane.ended() for lane in opened))
         again = GrpcServer(ServerSettings("orders", "1.2.4", f"127.0.0.1:{port}", drain_s=0.1), [servicer], ready)
         await again.start()
-        async with asyncio.timeout(20):
-            while True:
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    _, lane = await several.carry([reading("a")], 20.0)
-                    break
+        await channel.channel_ready()
+        _, lane = await several.carry([reading("a")], IN_TIME_S)
         assert lane.peer == "orders/1.2.4"
         await again.drain()
+
+
+async def test_a_lane_that_ends_in_good_order_but_without_an_answer_is_lost() -> None:
+    class Leaving(Batches):
+        async def _serve(self, _: object, context: grpc.aio.ServicerContext[Any, bytes]) -> None:
+            await context.send_initial_metadata(self._served_by)
+            await context.read()
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([Leaving({}, (("souk-service", "orders"), ("souk-version", "1.2.3"))).handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await Lanes(channel).carry([reading("a")], IN_TIME_S)
+        await server.stop(None)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_an_answer_that_lacks_calls_is_a_mistake_of_the_server_s_and_stays_in_its_log(
@@ -124,18 +151,19 @@ async def test_an_answer_that_lacks_calls_is_a_mistake_of_the_server_s_and_stays
 ) -> None:
     async with serving(Together()) as peer:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await Lanes(peer.channel).carry([reading("a"), reading("forget")], 20.0)
+            await Lanes(peer.channel).carry([reading("a"), reading("forget")], IN_TIME_S)
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert peer_of(caught.value.trailing_metadata()) == "orders/1.2.3"
     assert "a list of calls failed" in caplog.text
 
 
-async def test_a_list_whose_time_is_over_is_not_sent(long_lanes: None) -> None:
+async def test_a_list_whose_time_is_over_is_not_sent(opened: list[Noted], long_lanes: None) -> None:
     async with serving() as peer:
         several = Lanes(peer.channel)
-        await several.carry([reading("a")], 20.0)
+        await several.carry([reading("a")], IN_TIME_S)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await several.carry([reading("b")], 0.0)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await several.carry([reading("c")], 20.0)
+        await several.carry([reading("c")], IN_TIME_S)
         assert peer.servicer.seen == ["a", "c"]
+    assert [lane.carried for lane in opened] == [[[reading("a")], [reading("c")]]]
