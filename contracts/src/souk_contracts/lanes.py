@@ -17,8 +17,8 @@ from souk_contracts.batch_codec import SERVICE_NAME, Call, Result, decode_result
 from souk_contracts.channel import Caller, peer_of
 from souk_contracts.errors import plain_error
 
-LIFE_S = 0.2
-"""For how long a lane is used. It stays with one replica, and a server that drains waits for it."""
+LIFE_S = 0.5
+"""For how long a lane is used: opening one costs. It stays with one replica, and a server that drains waits for it."""
 _CLOSE_S = 5.0
 """How long a peer has to see that a lane is closed."""
 ALONE_S = 30.0
