@@ -107,7 +107,7 @@ async def test_a_page_is_a_stretch_of_an_index_with_neither_scan_nor_sort(
     assert len(plans.all) == (len(Status) if status is None else 1)
     for plan in plans.all:
         if storage._database.embedded:
-            filters = [*(["customer_id"] if customer_id else []), "status"]
+            filters = ["status", *(["customer_id"] if customer_id else [])]
             index = "_".join(["orders_by", *filters, "created_at"])
             terms_ = " AND ".join([*(f"{name}=?" for name in filters), "(created_at_us,order_id)<(?,?)"])
             assert plan.endswith(f"\nSEARCH orders USING INDEX {index} ({terms_})")
