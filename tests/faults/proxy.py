@@ -19,9 +19,9 @@ from typing import Any
 
 import grpc
 
-from souk_contracts.batch.v1 import CallRequest, CallResponse
-from souk_contracts.batch_codec import SERVICE_NAME
+from souk_contracts.batch_codec import SERVICE_NAME, decode_calls, decode_results
 from souk_contracts.channel import peer_of
+from souk_contracts.errors import error_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Action = Callable[[], Awaitable[None]]
@@ -62,8 +62,8 @@ class Message:
     def of(cls, path: str, request: bytes) -> Message:
         if path != _BATCH:
             return cls(path, request, ((path.rpartition("/")[2], request),))
-        items = CallRequest.parse(request).items
-        return cls(path, request, tuple((item.method.rpartition("/")[2], item.request) for item in items))
+        calls = decode_calls(request)
+        return cls(path, request, tuple((method.rpartition("/")[2], sent) for method, sent in calls))
 
     def place(self, method: str, order_id: str) -> int | None:
         """Of the first call of a method, for this order, if one is named."""
@@ -112,14 +112,15 @@ class Kept:
         self._there.set()
 
     async def deliver(self) -> bytes:
-        """Passes it on, as a slow network does: late; gives the answer that nobody waits for any more."""
+        """Passes it on, as a slow network does: late; gives the answer that nobody waits for any more, or raises it."""
         assert self._deliver is not None
         answer = await self._deliver()
         if self._place is None:
             return answer
-        response = CallResponse.parse(answer).results[self._place].response
-        assert response is not None
-        return response
+        result = decode_results(answer)[self._place]
+        if result.response is None:
+            raise error_of(result.status, grpc.aio.Metadata())
+        return result.response
 
 
 class GrpcProxy(grpc.GenericRpcHandler):
