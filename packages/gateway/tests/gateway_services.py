@@ -326,8 +326,9 @@ class Shop:
 
     async def open(self, name: str, servicer: Servicer) -> None:
         """Serves it, on the port that it had before where there was one."""
+        # By number: of a name's several addresses gRPC takes those that are free, and another server may be on the rest.
         settings = ServerSettings(
-            service=name, version="1.2.3", address=f"localhost:{self.ports.get(name, 0)}", drain_s=0.1
+            service=name, version="1.2.3", address=f"127.0.0.1:{self.ports.get(name, 0)}", drain_s=0.1
         )
         server = self.servers[name] = GrpcServer(settings, [servicer], _always)
         self.ports[name] = await server.start()
@@ -355,7 +356,7 @@ async def shop() -> AsyncIterator[Shop]:
 @asynccontextmanager
 async def gateway(opened: Shop, **settings: Any) -> AsyncIterator[str]:
     """A gateway in front of the shop; its address as a URL."""
-    targets = {name: (Target(f"localhost:{opened.ports[name]}"),) for name in SERVICES}
+    targets = {name: (Target(f"127.0.0.1:{opened.ports[name]}"),) for name in SERVICES}
     configured = Settings(**{"port": 0, "targets": targets, **settings})
     listener = listen(configured)
     port = listener.getsockname()[1]

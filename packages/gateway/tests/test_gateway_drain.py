@@ -127,7 +127,7 @@ class Replica:
     def __init__(self, shop: Shop) -> None:
         self._environment = {
             **os.environ,
-            **{f"SOUK_{name.upper()}_TARGET": f"localhost:{port}" for name, port in shop.ports.items()},
+            **{f"SOUK_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in shop.ports.items()},
         }
         self._address = "127.0.0.1:0"
         self.url = ""

@@ -67,7 +67,7 @@ async def backends(shop: Shop) -> AsyncIterator[Backends[ReservationsStub]]:
 
 @asynccontextmanager
 async def ready(backends: Backends[Any], port: int) -> AsyncIterator[None]:
-    backends.use((Target(f"localhost:{port}"),))
+    backends.use((Target(f"127.0.0.1:{port}"),))
     only = backends.all()[0]
     only.retries = Retries(lambda: 0.0)
     await only.channel.channel_ready()

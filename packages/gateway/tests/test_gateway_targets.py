@@ -40,7 +40,7 @@ class Version:
 
     def __init__(self, service: str, version: str, servicer: Servicer) -> None:
         self.healthy = True
-        self._settings = ServerSettings(service=service, version=version, address="localhost:0", drain_s=0.1)
+        self._settings = ServerSettings(service=service, version=version, address="127.0.0.1:0", drain_s=0.1)
         self.server = GrpcServer(self._settings, [servicer], self._is_ready)
         self.version = version
 
@@ -52,7 +52,7 @@ class Version:
         return self
 
     def target(self, weight: int) -> str:
-        return f"{self.version}=localhost:{self.port};{weight}"
+        return f"{self.version}=127.0.0.1:{self.port};{weight}"
 
 
 @pytest_asyncio.fixture
@@ -80,7 +80,7 @@ async def mixed(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway that shares orders and reservations out by these weights; once all of them serve."""
     shared = {name: targets((pair[0], old), (pair[1], new)) for name, pair in versions.items()}
-    plain = {"loyalty": (Target(f"localhost:{shop.ports['loyalty']}"),)}
+    plain = {"loyalty": (Target(f"127.0.0.1:{shop.ports['loyalty']}"),)}
     async with gateway(shop, targets=shared | plain) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         await until(client, "orders", ["SERVING", "SERVING"])
         await until(client, "reservations", ["SERVING", "SERVING"])
@@ -286,7 +286,7 @@ class File:
 
     def __init__(self, folder: Path, shop: Shop, versions: dict[str, tuple[Version, Version]]) -> None:
         self.path = folder / "targets.toml"
-        self._plain = {name: f"localhost:{shop.ports[name]}" for name in SERVICES}
+        self._plain = {name: f"127.0.0.1:{shop.ports[name]}" for name in SERVICES}
         self._versions = versions["reservations"]
 
     def share(self, old: int, new: int | None) -> None:
@@ -396,7 +396,7 @@ async def test_a_call_under_way_to_a_target_that_is_taken_out_is_answered(shop: 
     backends.use(targets((old, 1)))
     call = asyncio.create_task(_listed(backends))
     await slow.faults.called.wait()
-    backends.use((Target(f"localhost:{shop.ports['orders']}"),))
+    backends.use((Target(f"127.0.0.1:{shop.ports['orders']}"),))
     slow.faults.gates["list"].set()
     await call
     async with asyncio.timeout(30):
