@@ -326,7 +326,7 @@ class Shop:
 
     async def open(self, name: str, servicer: Servicer) -> None:
         """Serves it, on the port that it had before where there was one."""
-        # By number: of a name's several addresses gRPC takes those that are free, and another server may be on the rest.
+        # By number: of a name with two addresses gRPC takes what is free, and another server may have the other.
         settings = ServerSettings(
             service=name, version="1.2.3", address=f"127.0.0.1:{self.ports.get(name, 0)}", drain_s=0.1
         )
