@@ -20,7 +20,8 @@ GET = "/souk.orders.v1.OrdersService/Get"
 class Orders(OrdersServicer):
     """Answers `get` as the order id asks it to."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.entered = asyncio.Event()
         self.go_on = asyncio.Event()
         self.seen: list[str] = []
@@ -30,13 +31,13 @@ class Orders(OrdersServicer):
         match request.order_id:
             case "refuse":
                 code = grpc.StatusCode.NOT_FOUND
-                raise Refused(code, "orders.souk", "UNKNOWN_ORDER", "no such order", {"order_id": "refuse"})
+                raise Refused(code, "orders.souk", "UNKNOWN_ORDER", "no such order: ×", {"order_id": "refuse"})
             case "break":
                 raise ZeroDivisionError("a secret")
             case "wait":
                 self.entered.set()
                 await self.go_on.wait()
-        return GetResponse(order=Order(id=request.order_id))
+        return GetResponse(order=Order(id=request.order_id, customer_id=self.name))
 
 
 class Together(Orders):

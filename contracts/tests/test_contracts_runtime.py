@@ -8,37 +8,17 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+from contract_peers import Orders
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from souk_contracts.channel import connect, served_by
-from souk_contracts.errors import Refused, refusal_of
-from souk_contracts.orders.v1 import GetRequest, GetResponse, ListRequest, Order, OrdersServicer, OrdersStub
+from souk_contracts.errors import refusal_of
+from souk_contracts.orders.v1 import GetRequest, ListRequest, Order, OrdersServicer, OrdersStub
 from souk_contracts.probe import is_serving
 from souk_contracts.server import GrpcServer, ServerSettings
-
-
-class Orders(OrdersServicer):
-    """Answers `get` as the order id asks it to."""
-
-    def __init__(self, name: str = "") -> None:
-        self.name = name
-        self.entered = asyncio.Event()
-        self.go_on = asyncio.Event()
-
-    async def get(self, request: GetRequest) -> GetResponse:
-        match request.order_id:
-            case "refuse":
-                code = grpc.StatusCode.NOT_FOUND
-                raise Refused(code, "orders.souk", "UNKNOWN_ORDER", "no such order: ×", {"order_id": "refuse"})
-            case "break":
-                raise ZeroDivisionError("a secret")
-            case "wait":
-                self.entered.set()
-                await self.go_on.wait()
-        return GetResponse(order=Order(id=request.order_id, customer_id=self.name))
 
 
 class Readiness:
