@@ -12,8 +12,8 @@ from souk_contracts.orders.v1 import ListRequest, OrdersStub
 from souk_orders import limits, tables
 from souk_orders.domain import InvalidArgument, Line, Order, Refusal, RefusedOrder, Status, Terms
 from souk_orders.service import Orders
-from souk_orders.statements import Session
-from souk_orders.storage import _INSERT_ORDERS, SqlStorage
+from souk_orders.statements import Row, Session, Statement
+from souk_orders.storage import _INSERT_ORDERS, _UPDATE_ORDERS, SqlStorage
 
 CUSTOMERS = ("c-0", "c-1", "c-2")
 FILTERS = [(customer, status) for customer in ("", "c-1") for status in (None, Status.CONFIRMED)]
@@ -81,6 +81,31 @@ async def test_orders_that_are_placed_while_someone_reads_on_shift_nothing(
     fill(storage, there[30:])
     second, _ = await orders.orders("", None, 20, token)
     assert {order.order_id for order in (*first, *second)} == {order.order_id for order in there[:30]}
+
+
+@pytest.mark.parametrize(("before", "meanwhile"), list(itertools.permutations([Status.ACCEPTED, Status.CONFIRMED])))
+async def test_an_order_whose_status_changes_while_a_page_is_read_is_on_it_once(
+    open_storage: Callable[[], SqlStorage],
+    terms: Terms,
+    monkeypatch: pytest.MonkeyPatch,
+    before: Status,
+    meanwhile: Status,
+) -> None:
+    storage, other = open_storage(), open_storage()
+    (order,) = some_orders(1, terms)
+    fill(storage, [order._replace(status=before)])
+    change = {"order_id": order.order_id, "status": meanwhile.value, "status_reason": "", "steps": ""}
+    read = Session.rows
+
+    def read_and_change(session: Session, statement: Statement, **parameters: object) -> list[Row]:
+        found = read(session, statement, **parameters)
+        with other._database.write() as writing:
+            writing.change(_UPDATE_ORDERS, [change])
+        return found
+
+    monkeypatch.setattr(Session, "rows", read_and_change)
+    assert await storage.orders("", None, limits.START, 10) == [order._replace(status=before)]
+    assert await storage.orders("", None, limits.START, 10) == [order._replace(status=meanwhile)]
 
 
 async def test_a_last_page_that_is_full_has_no_next_one(storage: SqlStorage, orders: Orders, terms: Terms) -> None:

@@ -23,6 +23,7 @@ from souk_orders.migrate import migrate
 from souk_orders.relay import OutboxRelay, Reply
 from souk_orders.retention import Delete, SqlRetention
 from souk_orders.service import Answered, Cancel, Command, Complete, Create, Lease, Refuse
+from souk_orders.statements import Statement
 from souk_orders.storage import SqlStorage, carry_out
 from souk_orders.writer import Clock
 
@@ -188,6 +189,15 @@ async def test_a_prune_marks_past_what_others_have_locked_and_a_replay_waits_for
     (decided,) = await placed
     assert isinstance(decided, Decided)
     assert not decided.replayed
+
+
+def test_what_writes_sees_the_newest_rows_also_where_a_read_went_before(database_url: str) -> None:
+    level = Statement(text("SHOW transaction_isolation"))
+    with closing(Database(database_url)) as database:
+        assert database.read(lambda session: session.rows(level)) == [("repeatable read",)]
+        with database.write() as session:
+            assert session.rows(level) == [("read committed",)]
+        assert len(database._kept) == 1
 
 
 def test_order_ids_are_sorted_by_their_bytes(database_url: str) -> None:

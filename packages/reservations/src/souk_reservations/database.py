@@ -85,7 +85,7 @@ class Database:
 
     Several processes may share a SQLite file (WAL, synchronous=FULL). Their writers take turns by an flock on a file
     beside it, since SQLite's own busy handler lets one of them starve. On PostgreSQL they lock the rows that they are
-    about (READ COMMITTED). Connections are kept from one transaction to the next.
+    about (READ COMMITTED; what only reads, REPEATABLE READ). Connections are kept from one transaction to the next.
     """
 
     def __init__(self, url: str) -> None:
@@ -116,16 +116,16 @@ class Database:
         On SQLite it is alone among all processes; on PostgreSQL it has to lock what it is about to change. Raises
         StorageUnavailable; where that is no Conflict, the commit may have been carried out, its answer lost.
         """
-        with self._turn(), self._transaction("BEGIN IMMEDIATE") as session:
+        with self._turn(), self._transaction() as session:
             yield session
 
     def read(self, query: Callable[[Session], Result]) -> Result:
-        """What the query gives; each of its statements sees one state of the database. Raises StorageUnavailable."""
+        """What the query gives; all of its statements see the same state of the database. Raises StorageUnavailable."""
         try:
-            with self._transaction("BEGIN", anew=True) as session:
+            with self._transaction(reads=True) as session:
                 return query(session)
         except Conflict:  # the server was restarted, and took the connections that were kept with it
-            with self._transaction("BEGIN", anew=True) as session:
+            with self._transaction(reads=True) as session:
                 return query(session)
 
     @contextmanager
@@ -172,8 +172,8 @@ class Database:
             self._kept.pop().invalidate()
 
     @contextmanager
-    def _transaction(self, begin: str, *, anew: bool = False) -> Iterator[Session]:
-        """On a connection that was kept, or a new one; `anew` is Session's. Raises StorageUnavailable."""
+    def _transaction(self, *, reads: bool = False) -> Iterator[Session]:
+        """On a connection that was kept, or a new one. Raises StorageUnavailable."""
         with self._translated():
             try:
                 proxy = self._kept.pop()
@@ -182,9 +182,11 @@ class Database:
         connection: Any = proxy.driver_connection
         committing = False
         try:
-            if self.embedded:  # psycopg begins by itself
-                connection.execute(begin)
-            yield Session(connection, self.engine.dialect, anew=anew)
+            if self.embedded:
+                connection.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
+            else:
+                self._set_isolation(connection, reads=reads)
+            yield Session(connection, self.engine.dialect, anew=reads)
             committing = True
             connection.commit()
         except DomainError:
@@ -202,6 +204,13 @@ class Database:
             raise
         else:
             self._kept.append(proxy)
+
+    def _set_isolation(self, connection: Any, *, reads: bool) -> None:
+        # What psycopg will begin its next transaction with.
+        levels = self._driver.IsolationLevel
+        level = levels.REPEATABLE_READ if reads else levels.READ_COMMITTED
+        if connection.isolation_level != level:
+            connection.isolation_level = level
 
     def _roll_back(self, proxy: PoolProxiedConnection, *, keep: bool) -> None:
         # Also where it is closed next: as long as anyone knows a cursor of it, SQLite would keep its lock.
