@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -150,31 +151,50 @@ class Plans:
     def __init__(self, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.all: list[str] = []
         """For each, its text and the steps that it takes."""
-        rows, change = session.rows, session.change
+        self._met: list[Any] = []
+        rows, run, change = session.rows, session.run, session.change
 
         def explained_rows(self_: Any, statement: Any, **parameters: object) -> Any:
-            text, values = statement.compiled(self_._dialect)
-            self._explain(self_, text, {**values, **parameters})
+            self._explain(self_, statement, parameters)
             return rows(self_, statement, **parameters)
+
+        def explained_run(self_: Any, statement: Any, **parameters: object) -> None:
+            self._explain(self_, statement, parameters)
+            run(self_, statement, **parameters)
 
         def explained_change(self_: Any, what: Any, given: Any) -> None:
             if given and self_._embedded:
                 text, parameters = what.by_position(self_._dialect)
-                self._explain(self_, text, parameters(given[0]))
+                self._met.append(what)
+                self._explain_text(self_, text, parameters(given[0]))
             elif given:
-                text, values = what.many.compiled(self_._dialect)
-                self._explain(self_, text, {**values, **{name: [row[name] for row in given] for name in what.names}})
+                self._met.append(what)
+                self._explain(self_, what.many, {name: [row[name] for row in given] for name in what.names})
             change(self_, what, given)
 
         monkeypatch.setattr(session, "rows", explained_rows)
+        monkeypatch.setattr(session, "run", explained_run)
         monkeypatch.setattr(session, "change", explained_change)
+
+    def missing(self, module: ModuleType) -> list[str]:
+        """The module's statements that were not carried out, by name."""
+        statements = {
+            name: value for name, value in vars(module).items() if type(value).__name__ in ("Statement", "Change")
+        }
+        assert statements
+        return [name for name, value in statements.items() if value not in self._met]
 
     @property
     def reading_all(self) -> list[str]:
         """Those that read a table from end to end, or sort rows that an index has in order."""
         return [plan for plan in self.all if re.search(r"Seq Scan|SCAN (?!json_each)|TEMP B-TREE", plan)]
 
-    def _explain(self, session: Any, sql: str, parameters: Any) -> None:
+    def _explain(self, session: Any, statement: Any, parameters: Mapping[str, object]) -> None:
+        text, values = statement.compiled(session._dialect)
+        self._met.append(statement)
+        self._explain_text(session, text, {**values, **parameters})
+
+    def _explain_text(self, session: Any, sql: str, parameters: Any) -> None:
         if not sql.startswith("INSERT"):
             how = "EXPLAIN QUERY PLAN" if session._dialect.name == "sqlite" else "EXPLAIN (COSTS OFF)"
             steps = session._cursor.execute(f"{how} {sql}", parameters).fetchall()

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import text
 
+from souk_loyalty import storage as storage_module
 from souk_loyalty.rules import Tier
-from souk_loyalty.service import Confirm, ExpireDue, PlaceHold, PutAccount, Release
+from souk_loyalty.service import Confirm, ExpireDue, Forget, PlaceHold, PutAccount, Release
 from souk_loyalty.statements import Session
 from souk_loyalty.storage import SqlStorage
 
@@ -29,10 +30,11 @@ async def test_no_statement_reads_through_a_whole_table(
     plans = plans_of(Session)
     await storage.execute([PlaceHold(order_id, "c-7", 1000, 1, ttl_us=10)])
     await storage.execute([Confirm(order_id, "c-7", 1, 1)])
-    await storage.execute([Release(order_id)])
+    await storage.execute([Release(order_id), PutAccount("c-new", "Customer", Tier.SILVER, 60)])
     await storage.execute([ExpireDue(100)])
     await storage.accounts("c-5", 10)
     await storage.account("c-5")
     await storage.hold(order_id)
-    assert len(plans.all) > 12
+    await storage.execute([Forget((order_id,))])
+    assert plans.missing(storage_module) == []
     assert plans.reading_all == []

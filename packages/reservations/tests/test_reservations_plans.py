@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import text
 
+from souk_reservations import storage as storage_module
 from souk_reservations.domain import Line
-from souk_reservations.service import Confirm, ExpireDue, PutItem, Release, Reserve, RestockItem
+from souk_reservations.service import Confirm, ExpireDue, Forget, PutItem, Release, Reserve, RestockItem
 from souk_reservations.statements import Session
 from souk_reservations.storage import SqlStorage
 
@@ -29,11 +30,12 @@ async def test_no_statement_reads_through_a_whole_table(
     plans = plans_of(Session)
     await storage.execute([Reserve(order_id, lines, ttl_us=10)])
     await storage.execute([Confirm(order_id, lines)])
-    await storage.execute([Release(order_id)])
+    await storage.execute([Release(order_id), PutItem("item-new", "Item", 1, 100)])
     await storage.execute([ExpireDue(100)])
     await storage.execute([RestockItem("item-7", 1)])
     await storage.items("item-5", 10)
     await storage.item("item-5")
     await storage.reservation(order_id)
-    assert len(plans.all) > 12
+    await storage.execute([Forget((order_id,))])
+    assert plans.missing(storage_module) == []
     assert plans.reading_all == []
