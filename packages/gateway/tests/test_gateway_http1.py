@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from http1_site import PATIENCE_S, Answer, Client, Echo, Site
+from http1_site import PATIENCE_S, Answer, Client, Site
 
 from souk_gateway import connections
 
@@ -18,16 +18,6 @@ LAST = b"GET /last HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
 POST = b"POST /b HTTP/1.1\r\n" + HOST
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNKS = b'5\r\nhello\r\n1;a="b"\r\n,\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\nHost: y\r\n\r\n'
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    opened = Site(Echo())
-    opened.start()
-    yield opened
-    opened.app.go_on.set()
-    opened.stop()
-    assert opened.trouble == []
 
 
 @pytest.fixture

@@ -9,19 +9,9 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
-from http1_site import Client, Echo, Site
+from http1_site import Client, Site
 
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "souk"), (":path", "/a?b")]
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    opened = Site(Echo())
-    opened.start()
-    yield opened
-    opened.app.go_on.set()
-    opened.stop()
-    assert opened.trouble == []
 
 
 @pytest.fixture
