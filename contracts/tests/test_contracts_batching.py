@@ -52,18 +52,6 @@ async def test_where_calls_come_together_those_of_one_turn_leave_together(
     assert all(batch == [GET] for batch in batches[2:])  # each by itself, whatever it took
 
 
-async def test_where_calls_come_together_those_of_the_next_turn_go_along(
-    patient: None, batches: list[list[str]]
-) -> None:
-    async with serving() as peer:
-        await asyncio.gather(*await peer.ask_behind("a", "b"))
-        calls = peer.ask("c")
-        await asyncio.sleep(0)
-        calls += peer.ask("d")
-        await asyncio.gather(*calls)
-    assert batches == [[GET] * 2] * 2
-
-
 async def test_a_servicer_may_carry_out_a_whole_list_at_once(patient: None, caplog: pytest.LogCaptureFixture) -> None:
     together = Together()
     async with serving(together) as peer:

@@ -1,8 +1,8 @@
 """The client's end of batches: calls that are made at the same time leave together, as one call.
 
-Those of one turn of the event loop do, or of two where others came a moment before, and those that find others under
-way: they leave when these are answered. A call that finds none leaves at once. So who is idle waits for nothing, and
-who is busy pays for one call in place of many.
+Those of one turn of the event loop do, and those that find others under way: they leave when these are answered. A
+call that finds none leaves at once. So who is idle waits for nothing, and who is busy pays for one call in place of
+many.
 """
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
@@ -94,11 +94,7 @@ class BatchingChannel:
             self._deadlines.watch(waiting)
             self._waiting.append(waiting)
             if len(self._waiting) == 1:
-                loop = asyncio.get_running_loop()
-                if self._were_several:
-                    loop.call_soon(loop.call_soon, self._leave)  # with those that come in the next turn, too
-                else:
-                    loop.call_soon(self._leave)  # with those that come in this turn
+                asyncio.get_running_loop().call_soon(self._leave)  # with those that come in this turn
             return waiting
 
         return call
