@@ -163,12 +163,12 @@ class Plans:
             run(self_, statement, **parameters)
 
         def explained_change(self_: Any, what: Any, given: Any) -> None:
+            if given:
+                self._met.append(what)
             if given and self_._embedded:
                 text, parameters = what.by_position(self_._dialect)
-                self._met.append(what)
                 self._explain_text(self_, text, parameters(given[0]))
             elif given:
-                self._met.append(what)
                 self._explain(self_, what.many, {name: [row[name] for row in given] for name in what.names})
             change(self_, what, given)
 
