@@ -182,6 +182,8 @@ def _cut_off() -> str:
     top, shallow = _git("rev-parse", "--show-toplevel", "--git-path", "shallow").splitlines()
     if not Path(top).samefile(ROOT):
         raise _Unknown(f"{ROOT} is part of another repository, {top}; use a clone of Souk's own")
+    if not _is_there("HEAD"):
+        raise _Unknown(f"{ROOT} has no commits; use a clone of Souk's repository")
     file = ROOT / shallow
     return file.read_text() if file.exists() else ""
 

@@ -57,6 +57,12 @@ class Repository:
             check=False,
         )
 
+    def version(self, package: str) -> str:
+        """What the package is called at this moment."""
+        command = [sys.executable, "packages/version.py"]
+        printed = subprocess.check_output(command, cwd=self.folder, text=True)
+        return dict(line.split() for line in printed.splitlines())[package]
+
     def release(self, *arguments: str) -> str:
         done = self.run(*arguments, "--checks", "true")
         assert done.returncode == 0, done.stderr
@@ -120,6 +126,30 @@ def test_a_release_changes_one_package_and_the_ledger(repository: Repository, tm
         < changelog.index("The second thing")
         < changelog.index("## 1.7.0")
     )
+
+
+def test_between_releases_the_tree_is_the_next_minor_version(repository: Repository) -> None:
+    repository.release("contracts", "1.7.0")
+    assert repository.version("contracts") == f"1.8.0.dev1+g{repository.git('rev-parse', 'HEAD')[:7]}"
+    before = repository.version("orders")
+    repository.release("orders", "1.7.0")
+    assert before.startswith("1.2.0.dev")
+    assert repository.version("orders") == f"1.8.0.dev1+g{repository.git('rev-parse', 'HEAD')[:7]}"
+    pyproject = repository.git("show", "orders-v1.7.0:packages/orders/pyproject.toml")
+    assert '[tool.souk]\nversion = "1.7.0"' in pyproject
+    # A floor that is a development version would let pip install later ones of these.
+    assert '"souk-contracts>=1.2.0,<2"' in pyproject
+    repository.git("checkout", "--quiet", "orders-v1.7.0")
+    assert repository.version("orders") == "1.7.0"
+
+
+def test_a_service_that_needs_contracts_which_are_not_released_is_refused(repository: Repository) -> None:
+    repository.release("contracts", "1.7.0")
+    path = repository.folder / "packages/loyalty/pyproject.toml"
+    path.write_text(path.read_text().replace('"souk-contracts>=1.2.0.dev0,<2"', '"souk-contracts>=1.8.0.dev0,<2"'))
+    repository.commit("needs what comes next")
+    refusal = repository.refused("loyalty", "1.7.0")
+    assert "needs souk-contracts <2,>=1.8.0.dev0, and the latest release of the contracts is 1.7.0" in refusal
 
 
 def test_a_plan_changes_nothing(repository: Repository) -> None:
