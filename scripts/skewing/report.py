@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from releasing import version
 from releasing.ledger import SERVICES
 
 from skewing.installed import Installed
@@ -22,10 +23,10 @@ class NoRow(Exception):
 def as_json(versions: Mapping[str, Sequence[Installed]], cells: Sequence[Cell], rolled: Rolled | None) -> str:
     """The whole of it."""
     said: dict[str, Any] = {
-        "versions": {service: [each.label for each in found] for service, found in versions.items()},
+        "versions": {service: [each.version for each in found] for service, found in versions.items()},
         "cells": [
             {
-                "versions": {each.service: each.label for each in cell.versions},
+                "versions": {each.service: each.version for each in cell.versions},
                 "ages": {each.service: each.age for each in cell.versions},
                 "green": cell.green,
                 "scenarios": {
@@ -103,16 +104,17 @@ def row(package: str, run: Path) -> str:
     beside = []
     for service in SERVICES:
         if service != package:
-            # What is in no release has no version to name.
-            found = [each for each in dict.fromkeys(c["versions"][service] for c in own) if not each.endswith("+")]
+            # What is in no release is nothing that anybody else has.
+            every = dict.fromkeys(c["versions"][service] for c in own)
+            found = [each for each in every if not version.is_development(each)]
             beside.append(f"{service} {' and '.join(found) or 'none'}")
     rolled = len(versions) > 1 and not said.get("rolling", {"wrong": True})["wrong"]
     itself = f", and {versions[0]} of its own" if rolled else ""
     return f"Runs beside {'; '.join(beside)}{itself}."
 
 
-def _shown(version: Installed) -> str:
-    return f"**{version.label}**" if version.age == "new" else version.label
+def _shown(shown: Installed) -> str:
+    return f"**{shown.version}**" if shown.age == "new" else shown.version
 
 
 def _outcome(cell: Cell, suite: str) -> str:
@@ -153,4 +155,4 @@ A scenario about what is new says which versions it needs, and is left out where
 
 ## The matrix
 
-New versions are **bold**; a plus says that the tree has changes which are in no release yet."""
+New versions are **bold**: those of the tree (docs/adr/0014-development-versions.md says how to read them)."""

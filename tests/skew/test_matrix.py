@@ -70,7 +70,7 @@ class Repository:
         self._git("add", "--all")
         self._git("commit", "--quiet", "--allow-empty", "--message=a beginning")
         for package in PACKAGES:
-            done = self.run("releasing", package, "7.0.0", "--checks=true")
+            done = self.run("releasing", package, "1.7.0", "--checks=true")
             assert done.returncode == 0, done.stderr
 
     def edit(self, path: str, pattern: str, new: str) -> None:

@@ -25,7 +25,7 @@ OLD = {"gateway": "1.0.0", "reservations": "1.0.0", "loyalty": "1.0.0"}
 
 
 def test_it_names_the_versions_that_it_ran_beside(tmp_path: Path) -> None:
-    unreleased = "1.0.0+"
+    unreleased = "1.1.0.dev7+g2a7b2b4"
     run = written(
         tmp_path,
         cell(True, orders="1.1.0", **OLD),
