@@ -49,7 +49,7 @@ def _check_version(remote: str, image: Image, local: Stored, builds: list[Build]
         return
     if there.revision != local.revision:
         raise CannotPush(
-            f"{remote} is there with other content ({there.digest}): it was built from {there.revision or 'elsewhere'}, "
+            f"{remote} is there with other content ({there.digest}): it was built from {there.revision or 'elsewhere'} "
             f"and {image} from {local.revision}. A version never gets other content; release a new one."
         )
     if there.runtime and there.content not in {each.content for each in builds}:
