@@ -190,14 +190,20 @@ def _bake(tree: Path, targets: Mapping[str, Target], wanted: Sequence[str], opti
                 *("docker", "buildx", "bake", "--file", "-", f"--metadata-file={metadata}"),
                 *(["--no-cache"] if options.no_cache else []),
                 *(["--progress=quiet"] if options.quiet else []),
+                *(["--allow=network.host"] if _uses_host_network(targets) and _must_be_allowed() else []),
                 *wanted,
             ],
             cwd=tree,
             check=True,
             input=json.dumps({"target": targets}),
             text=True,
-            # An attestation says when and where an image was built: no two would be the same.
-            env={**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"},
+            env={
+                **os.environ,
+                # An attestation says when and where an image was built: no two would be the same.
+                "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
+                # Newer versions of buildx ask before they read folders outside of the current one. These are our own.
+                "BUILDX_BAKE_ENTITLEMENTS_FS": "0",
+            },
         )
         said = json.loads(metadata.read_text())
     found = {name: said.get(name, {}) for name in wanted}
@@ -206,6 +212,16 @@ def _bake(tree: Path, targets: Mapping[str, Target], wanted: Sequence[str], opti
         for name, each in found.items()
         if "containerimage.digest" in each or "containerimage.config.digest" in each
     }
+
+
+def _uses_host_network(targets: Mapping[str, Target]) -> bool:
+    return any(target.get("network") == "host" for target in targets.values())
+
+
+def _must_be_allowed() -> bool:
+    """Whether this version of buildx wants to be told that a bake file may use the host's network."""
+    done = subprocess.run(["docker", "buildx", "bake", "--help"], capture_output=True, text=True, check=False)
+    return "--allow" in done.stdout
 
 
 def lock() -> str:
