@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from dataclasses import dataclass
 
-LAYERS = ("python", "dependencies", "contracts", "app")
+LAYERS = ("runtime", "dependencies", "contracts", "app")
 MEGABYTE = 1_000_000
 
 GZIPPED_LIMIT = 28 * MEGABYTE
