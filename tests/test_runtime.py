@@ -1,9 +1,6 @@
 """The runtime: what an image is put on, whatever a release's lock says, or just as it says."""
 
-import functools
-import http.server
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +40,6 @@ class Mirror:
     """A mirror of a few packages, among them a version of zlib1g that Debian has not (any more)."""
 
     folder: Path
-    url: str
     lock: str
 
 
@@ -52,11 +48,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
     folder = tmp_path_factory.mktemp("mirror")
     volumes = [f"--volume={folder}:/mirror", f"--volume={ROOT}/images:/images:ro"]
     run("docker", "run", "--rm", *volumes, "debian:trixie-slim", "bash", "-c", FILL)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Mirror(folder, f"http://127.0.0.1:{server.server_port}", (folder / "lock").read_text())
-        server.shutdown()
+    yield Mirror(folder, (folder / "lock").read_text())
     shutil.rmtree(folder)
 
 
@@ -86,13 +78,14 @@ def test_a_release_is_built_on_any_day_and_its_lock_is_used_where_that_is_demand
     refused = tree.images("build", "--locked", orders, code=1).stderr
     assert "The mirror does not have zlib1g" in refused
     assert "Build without --locked" in refused
-    assert "--mirror needs --locked" in tree.images("build", "--mirror", mirror.url, orders, code=2).stderr
-    assert "name an http" in tree.images("build", "--locked", "--mirror", "nowhere", orders, code=1).stderr
+    assert "--mirror needs --locked" in tree.images("build", "--mirror", str(mirror.folder), orders, code=2).stderr
+    for wrong, said in (("nowhere", "name an http"), ("http://127.0.0.1:1", "name the mirror's folder instead")):
+        assert said in tree.images("build", "--locked", "--mirror", wrong, orders, code=1).stderr
 
     tree.images("build", "--locked", "--mirror", str(mirror.folder), orders)
     second = image_id(f"souk/orders:{version}-r2")
     assert layers(second)[0] != layers(first)[0]
-    tree.images("build", "--no-cache", "--locked", "--mirror", mirror.url, orders)
+    tree.images("build", "--no-cache", "--locked", "--mirror", str(mirror.folder), orders)
     assert image_id(f"souk/orders:{version}-r2") == image_id(f"souk/orders:{version}") == second
     assert image_id(f"souk/orders:{version}-r1") == first
 

@@ -133,6 +133,8 @@ def _runtime_target(tree: Path, stage: str, options: Options) -> Target:
     sources = ["file:/mirror" if mirror in folders else mirror for mirror in options.mirrors]
     if wrong := [each for each in sources if urlsplit(each.split()[0]).scheme not in ("http", "https", "file")]:
         raise CannotBuild(f"--mirror is {wrong[0]}; name an http or https URL, or the absolute path of a folder.")
+    if near := [each for each in sources if urlsplit(each).hostname in ("localhost", "127.0.0.1", "::1")]:
+        raise CannotBuild(f"--mirror is {near[0]}, which builds cannot reach: name the mirror's folder instead.")
     arguments = {
         "MODE": "locked" if options.locked else "newest",
         "DAY": "" if options.locked else datetime.now(UTC).date().isoformat(),
@@ -147,9 +149,6 @@ def _runtime_target(tree: Path, stage: str, options: Options) -> Target:
     }
     if folders:
         target["contexts"] = {"mirror": folders[0]}
-    # A mirror on this machine's loopback is out of reach from the network that builds have.
-    if any(urlsplit(each).hostname in ("127.0.0.1", "localhost", "::1") for each in options.mirrors):
-        target["network"] = "host"
     return target
 
 
@@ -190,7 +189,6 @@ def _bake(tree: Path, targets: Mapping[str, Target], wanted: Sequence[str], opti
                 *("docker", "buildx", "bake", "--file", "-", f"--metadata-file={metadata}"),
                 *(["--no-cache"] if options.no_cache else []),
                 *(["--progress=quiet"] if options.quiet else []),
-                *(["--allow=network.host"] if _uses_host_network(targets) and _must_be_allowed() else []),
                 *wanted,
             ],
             cwd=tree,
@@ -212,16 +210,6 @@ def _bake(tree: Path, targets: Mapping[str, Target], wanted: Sequence[str], opti
         for name, each in found.items()
         if "containerimage.digest" in each or "containerimage.config.digest" in each
     }
-
-
-def _uses_host_network(targets: Mapping[str, Target]) -> bool:
-    return any(target.get("network") == "host" for target in targets.values())
-
-
-def _must_be_allowed() -> bool:
-    """Whether this version of buildx wants to be told that a bake file may use the host's network."""
-    done = subprocess.run(["docker", "buildx", "bake", "--help"], capture_output=True, text=True, check=False)
-    return "--allow" in done.stdout
 
 
 def lock() -> str:
