@@ -7,6 +7,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from releasing.ledger import SERVICES, Ledger, Release, folder
@@ -81,9 +82,9 @@ class Tree:
         environment.setdefault("SOUK_BUILDS", "")
         return run("./scripts/images", *arguments, folder=self.folder, code=code, **environment)
 
-    def builds(self) -> list[dict[str, str]]:
+    def builds(self) -> list[dict[str, Any]]:
         """The list of builds."""
-        found: list[dict[str, str]] = tomllib.loads((self.folder / "builds.toml").read_text()).get("build", [])
+        found: list[dict[str, Any]] = tomllib.loads((self.folder / "builds.toml").read_text()).get("build", [])
         return found
 
     def tags(self, service: str) -> list[str]:
