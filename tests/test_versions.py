@@ -275,7 +275,9 @@ def test_a_tag_names_a_version_and_holds_no_plus() -> None:
 
 def test_development_versions_come_before_their_release() -> None:
     ordered = ["1.1.9", UNKNOWN, "1.2.0.dev9+g2a7b2b4", "1.2.0.dev10+g0123456.dirty", "1.2.0", "1.10.0.dev1+g2a7b2b4"]
-    assert sorted(ordered[::-1], key=version.order) == ordered
+    by_text = sorted(ordered)
+    assert by_text != ordered
+    assert sorted(by_text, key=version.order) == ordered
     for wrong in ("1.2", "1.2.0.dev", "1.2.0+g2a7b2b4", "1.2.0.dev7+2a7b2b4", "tree", "01.2.0", ""):
         with pytest.raises(ValueError, match="is no version such as"):
             version.order(wrong)
