@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from releasing.ledger import PACKAGES, SERVICES, Ledger, folder
 
-from tests.conftest import ROOT
+from tests.conftest import LONG, ROOT
 
-LONG = os.environ.get("SOUK_TEST_LONG") == "1"
 SHORT = ("new,new,new,new", "old,new,old,new", "new,old,new,old")
 DROPPED = '''
 """What no release may do."""
