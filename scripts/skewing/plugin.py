@@ -20,8 +20,8 @@ from releasing.ledger import numbers
 
 PATIENCE_S = 10.0
 OVERTAKEN = frozenset({"test_it_names_the_versions_that_serve"})
-"""Scenarios of releases that ask for more than the contract promises. This one of 1.1.0 counts the dots of every version,
-and a development version has more. Today's has another name."""
+"""Scenarios of releases that ask for more than the contract promises. This one counts the dots of every version, and a
+development version has more; today's has another name."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
