@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from imaging.origin import from_tree
+from releasing import version
 
 SERVICES = ("gateway", "orders", "reservations", "loyalty")
 
@@ -66,7 +67,7 @@ def test_all_images_share_the_same_python(images: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_needs_no_privilege_and_no_writable_root(image: str) -> None:
     hardened = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none"]
-    assert docker("run", "--rm", *hardened, image, "--version").strip().count(".") == 2
+    version.order(docker("run", "--rm", *hardened, image, "--version").strip())  # nothing else is one
     config = json.loads(docker("inspect", image))[0]["Config"]
     assert config["User"] == "65532:65532"
 

@@ -1,7 +1,9 @@
 """Development versions: what the packages of a tree between releases are called."""
 
+import json
 import os
 import re
+import runpy
 import shutil
 import stat
 import subprocess
@@ -223,12 +225,12 @@ def test_a_history_that_lacks_the_release_is_not_counted(clone: Clone) -> None:
     assert "the last release of orders; use a clone of Souk's repository" in sentence
 
 
-def git_that(folder: Path, script: str) -> str:
-    """A PATH on which there is another git."""
+def program(folder: Path, name: str, script: str) -> str:
+    """A PATH on which there is another program of this name, and nothing else."""
     folder.mkdir()
-    git = folder / "git"
-    git.write_text(f"#!/bin/sh\n{script}\n")
-    git.chmod(git.stat().st_mode | stat.S_IXUSR)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(folder)
 
 
@@ -238,7 +240,7 @@ def test_without_git_it_says_so(clone: Clone, tmp_path: Path) -> None:
 
 def test_a_clone_that_belongs_to_somebody_else_says_what_to_run(clone: Clone, tmp_path: Path) -> None:
     refusal = f"fatal: detected dubious ownership in repository at '{clone.folder}'\\n\\tgit config safe.directory"
-    path = git_that(tmp_path / "bin", f'printf "{refusal}\\n" >&2; exit 128')
+    path = program(tmp_path / "bin", "git", f'printf "{refusal}\\n" >&2; exit 128')
     assert f"run: git config --global --add safe.directory {clone.folder}\n" in why_unknown(clone.folder, PATH=path)
 
 
@@ -273,9 +275,30 @@ def test_a_tag_names_a_version_and_holds_no_plus() -> None:
     assert version.from_tag("1.2.0-r12") == "1.2.0"
 
 
+def test_two_versions_side_by_side_go_by_what_their_images_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def image(tag: str, labels: dict[str, str] | None) -> dict[str, object]:
+        return {"RepoTags": [tag], "Config": {"Labels": labels}}
+
+    said_by_the_engine = [
+        image("souk/orders:tree", {"org.opencontainers.image.version": "1.2.0.dev7+g2a7b2b4"}),
+        image("souk/gateway:1", {"org.opencontainers.image.version": "1.1.0"}),
+        image("busybox:latest", None),
+    ]
+    (tmp_path / "answer.json").write_text(json.dumps(said_by_the_engine))
+    path = program(tmp_path / "bin", "docker", f"/bin/cat {tmp_path}/answer.json; exit 1")  # one image is missing
+    monkeypatch.setenv("PATH", path)
+    mixed = runpy.run_path(str(ROOT / "scripts/mixed"))
+    assert mixed["labels"](["souk/orders:tree", "souk/gateway:1", "souk/loyalty:1.0.0"]) == {
+        "souk/orders:tree": "1.2.0.dev7+g2a7b2b4",
+        "souk/gateway:1": "1.1.0",
+    }
+
+
 def test_development_versions_come_before_their_release() -> None:
     ordered = ["1.1.9", UNKNOWN, "1.2.0.dev9+g2a7b2b4", "1.2.0.dev10+g0123456.dirty", "1.2.0", "1.10.0.dev1+g2a7b2b4"]
-    assert sorted(ordered[::-1], key=version.order) == ordered
+    by_text = sorted(ordered)
+    assert by_text != ordered
+    assert sorted(by_text, key=version.order) == ordered
     for wrong in ("1.2", "1.2.0.dev", "1.2.0+g2a7b2b4", "1.2.0.dev7+2a7b2b4", "tree", "01.2.0", ""):
         with pytest.raises(ValueError, match="is no version such as"):
             version.order(wrong)

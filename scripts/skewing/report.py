@@ -75,7 +75,8 @@ def as_markdown(cells: Sequence[Cell], rolled: Rolled | None) -> str:
     parts = [DOCUMENT.format(policy=fill(POLICY, 120)), table(cells)]
     if left_out:
         names = "\n".join(f"- `{name}` ({count}×)" for name, count in sorted(left_out.items()))
-        parts.append(f"Left out, because they stop services or need a newer version:\n\n{names}")
+        reasons = "they stop services, need a newer version or ask for more than the contract promises"
+        parts.append(f"Left out, because {reasons}:\n\n{names}")
     if rolled is not None:
         steps = "\n".join(f"{number}. {step}" for number, step in enumerate(rolled.steps, start=1))
         parts.append(f"{ROLLING}\n\n{fill(as_sentence(rolled), 120)}\n\n{steps}")
