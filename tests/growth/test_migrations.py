@@ -8,6 +8,7 @@ import pytest
 from growing import migrations
 from growing.findings import Finding
 from growing.migrations import SERVICES, Old
+from releasing import version
 from releasing.build import TOOLS_LOCK, build
 from releasing.ledger import folder
 
@@ -37,13 +38,16 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Old]:
     """This tree's version of a service, as if it had been released."""
     tree, out = tmp_path_factory.mktemp("released"), tmp_path_factory.mktemp("wheels")
     (tree / TOOLS_LOCK).parent.mkdir()
-    copyfile(ROOT / TOOLS_LOCK, tree / TOOLS_LOCK)
+    (tree / "packages").mkdir()
+    for path in (TOOLS_LOCK, "packages/version.py"):
+        copyfile(ROOT / path, tree / path)
     wheels: dict[str, Path] = {}
 
     def wheel(package: str) -> Path:
         if package not in wheels:
             copytree(ROOT / folder(package), tree / folder(package), ignore=ignore_patterns("__pycache__"))
-            wheels[package] = build(tree, package, EPOCH, out / package).wheel
+            released = version.literal(package).removesuffix(".dev0")
+            wheels[package] = build(tree, package, EPOCH, out / package, released).wheel
         return wheels[package]
 
     return lambda service: Old(wheel(service).name.split("-")[1], wheel(service), wheel("contracts"), ROOT)
