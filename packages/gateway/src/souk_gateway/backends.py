@@ -124,7 +124,7 @@ class Backends(Generic[Stub]):
     def _pinned(self, version: str) -> Backend[Stub]:
         backend = self._by_version.get(version)
         if backend is None:  # it was there when the request came
-            raise Unavailable(f"{self.service} {version} has been taken out; ask for another version, or for none")
+            raise Unavailable(f"{self.service} {version} no longer runs here; ask for another version in Souk-Prefer")
         return backend
 
     def _choose(self, failed: Backend[Stub] | None) -> Backend[Stub]:

@@ -1,8 +1,8 @@
 """HTTP/1.1 on one connection: its requests are answered one after another, each by a stream of its own.
 
-In place of hypercorn's protocol around h11: see docs/adr/0009-hypercorn.md. What is no request is answered with 400,
-431, 501 or 505, without a body, and ends the connection. Websockets are not served: who asks for one is answered in
-HTTP/1.1, as is who asks for HTTP/2 in a request that has a body.
+It replaces hypercorn's protocol around h11: see docs/adr/0009-hypercorn.md. Bytes that are not a valid request get 400,
+431, 501 or 505 without a body, and the connection closes. A request to upgrade to websockets, or to HTTP/2 together
+with a body, is answered as a plain HTTP/1.1 request.
 """
 
 from __future__ import annotations

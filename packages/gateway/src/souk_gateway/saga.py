@@ -110,7 +110,7 @@ class Saga:
         needs_loyalty = self._loyalty_required or wanted.redeem_points > 0
         loyalty_away = self._loyalty.is_away(exchange)
         if loyalty_away and needs_loyalty:
-            raise Unavailable("loyalty does not answer; nothing was ordered, try again in a moment")
+            raise Unavailable("loyalty does not answer, so no order was placed; try again in a moment")
         try:
             try:
                 reserved = await self._reserve(order_id, wanted, exchange)
@@ -233,5 +233,5 @@ def _in_full(order: Order, request: CreateRequest) -> Order:
 def _decision(answer: CreateResponse | RefuseResponse) -> Decision:
     outcome = answer.refusal if answer.order is None else answer.order
     if outcome is None:
-        raise Unavailable("orders gave an answer that this gateway does not know")
+        raise Unavailable("orders sent an answer that this gateway does not understand; try again in a moment")
     return Decision(outcome, answer.replayed)

@@ -102,7 +102,7 @@ class Stream:
         try:
             await site.app(self._scope(), self.receive, self.send)
         except Exception:  # noqa: BLE001 (whatever it is, the client gets an answer, and the log the rest)
-            await site.config.log.exception("Error in ASGI Framework")
+            await site.config.log.exception("The gateway failed while it answered a request")
         finally:
             if not self._is_answered:
                 self._is_answered = self.is_last = True
