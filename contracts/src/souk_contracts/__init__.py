@@ -4,4 +4,6 @@
 `server`, `channel` and `errors` hold the conventions of the wire that every server and client follows.
 """
 
-__version__ = "1.1.0"
+from souk_contracts._version import __version__
+
+__all__ = ["__version__"]

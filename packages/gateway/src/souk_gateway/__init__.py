@@ -1,3 +1,5 @@
 """REST in, gRPC out: the way into Souk."""
 
-__version__ = "1.1.0"
+from souk_gateway._version import __version__
+
+__all__ = ["__version__"]

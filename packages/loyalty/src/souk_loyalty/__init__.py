@@ -1,5 +1,7 @@
 """Customers' accounts: discounts and points."""
 
-__version__ = "1.1.0"
+from souk_loyalty._version import __version__
+
+__all__ = ["SERVICE", "__version__"]
 
 SERVICE = "loyalty"

@@ -1,5 +1,7 @@
 """Records orders, and drives each to its end."""
 
-__version__ = "1.1.0"
+from souk_orders._version import __version__
+
+__all__ = ["SERVICE", "__version__"]
 
 SERVICE = "orders"

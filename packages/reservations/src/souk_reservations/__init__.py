@@ -1,5 +1,7 @@
 """Stock, and holds on it."""
 
-__version__ = "1.1.0"
+from souk_reservations._version import __version__
+
+__all__ = ["SERVICE", "__version__"]
 
 SERVICE = "reservations"
