@@ -8,9 +8,9 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 _FAILURES = 10
-"""In a row, until a breaker opens: more than one request costs, with its calls repeated."""
+"""How many failures in a row open a breaker: more than one request can cause with its repeated calls."""
 _PAUSE_S = 1.0
-"""At most, between two probes."""
+"""The longest pause between two probes."""
 
 
 class Breaker:
@@ -66,5 +66,5 @@ class Breaker:
         self._next_probe_at = self._clock() + _PAUSE_S * (1 + self._jitter()) / 2
 
     def gave_up(self) -> None:
-        """The caller did not wait long enough to tell."""
+        """The caller did not wait long enough to know whether the service answers."""
         self._probing = False

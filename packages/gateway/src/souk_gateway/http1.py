@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _ROOM_BYTES = 64 * 1024
-"""Of a body that nobody has received yet; with more of it, no more is read."""
+"""How much of a body may wait for the application; with more than this, nothing more is read."""
 
 
 class Http2Wanted(Exception):
@@ -87,7 +87,7 @@ class Http1:
         self.wire.make_room()
 
     def write(self, data: bytes) -> None:
-        """Sends a part of an answer; in vain after the end."""
+        """Sends a part of an answer; does nothing after the connection has ended."""
         if not self._is_closed:
             self.wire.write(data)
 
@@ -145,7 +145,7 @@ class Http1:
         return opening
 
     def _client_is_silent(self) -> None:
-        """Nothing more will come. Who has asked before is still answered: the client may be listening."""
+        """The client sends nothing more. Earlier requests are still answered, since it may be listening."""
         if self._parser.in_message or self._opening:
             self._refuse(400)
         self._is_over = True

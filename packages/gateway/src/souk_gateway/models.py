@@ -1,4 +1,4 @@
-"""What REST requests and answers are made of, and how answers come from the services' messages.
+"""The REST requests and answers, and how answers are made from the services' messages.
 
 The limits are those of the contracts: `gateway.v1.yaml` for REST, and the .proto files behind it.
 """

@@ -1,4 +1,4 @@
-"""What the gateway answers by itself: how it is, which versions run, the contract, and pages to read."""
+"""What the gateway answers without calling orders: health, targets, versions, the contract, and pages for people."""
 
 import asyncio
 import hashlib
@@ -50,7 +50,7 @@ class Status:
         return json_answer({"status": "READY", "services": services})
 
     async def targets(self, _: Request) -> Response:
-        """What requests are shared out by at this moment; not the addresses, which are nobody's business."""
+        """The targets in use, with their weights; their addresses are not for clients."""
         services = {
             name: [
                 {

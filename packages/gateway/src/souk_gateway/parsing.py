@@ -16,7 +16,7 @@ _OURS = frozenset((b"host", b"content-length", b"expect", b"transfer-encoding", 
 
 @dataclass(slots=True)
 class Head:
-    """A request but for its body. Header names are in lower case; `target` is as it was sent."""
+    """A request without its body. Header names are in lower case; `target` is as it was sent."""
 
     method: str
     target: bytes
@@ -26,7 +26,7 @@ class Head:
     keep_alive: bool
     """Whether another request may follow."""
     expects_continue: bool
-    """Whether the client waits to be told that it may send the body."""
+    """Whether the client waits for 100 Continue before it sends the body."""
     upgrade: bytes
     """The protocol that the client asks to change to: the value of its Upgrade header."""
 
@@ -89,7 +89,7 @@ class Parser:
             raise Malformed(431 if self._in_head else 400)
 
     def _feed(self, data: bytes) -> bytes:
-        """Returns what is left over when llhttp thinks that this is the end of HTTP/1.1, as with any upgrade."""
+        """Returns the bytes after the request if llhttp expects another protocol there, as after any upgrade."""
         try:
             self._llhttp.feed_data(data)
         except HttpParserUpgrade as upgrade:

@@ -31,7 +31,7 @@ BODY = "souk.body"
 """Where a request's scope holds its whole body."""
 MAX_PAGE_SIZE = 500
 MAX_WAIT_S = 5
-"""Less than a gateway that shuts down gives to the requests that run."""
+"""Less than the time that a gateway gives running requests when it shuts down."""
 _MAX_KEY = 255
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -178,7 +178,7 @@ def preferred_versions(request: Request) -> dict[str, str]:
 
 
 def order_id(request: Request) -> str:
-    """The order that the path names."""
+    """The order id in the path."""
     text: str = request.path_params["id"]
     if not _UUID.fullmatch(text):
         raise invalid("id", f"{quoted(text)} is not an order id; expected a UUID, as POST /v1/orders returns it")
@@ -206,7 +206,7 @@ def query(request: Request, *known: str) -> Mapping[str, str]:
 
 
 def page(parameters: Mapping[str, str]) -> tuple[int, str]:
-    """Page size, 0 for the service's own, and page token, empty for the first page."""
+    """The page size (0 for the service's default) and the page token (empty for the first page)."""
     size, token = parameters.get("page_size"), parameters.get("page_token")
     if size is not None and not (_DIGITS.fullmatch(size) and 1 <= int(size) <= MAX_PAGE_SIZE):
         detail = f"{quoted(size)} is not valid; expected a whole number from 1 to {MAX_PAGE_SIZE}"

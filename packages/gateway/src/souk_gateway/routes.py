@@ -1,4 +1,4 @@
-"""The REST resources: requests to calls, answers to JSON."""
+"""The REST resources: they turn requests into calls, and answers into JSON."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -78,7 +78,7 @@ def route(path: str, *, before: Callable[[Request], None] | None = None, **handl
 
 
 class _Endpoint:
-    """An ASGI application: for a function Starlette would look out for exceptions twice."""
+    """An ASGI application, since Starlette would wrap a function in a second layer that catches exceptions."""
 
     def __init__(self, methods: Mapping[str, Handler], before: Callable[[Request], None] | None) -> None:
         self._methods = methods
@@ -275,7 +275,7 @@ class Resources:
         )
 
     async def _complete_once_confirmed(self, order: Order, exchange: Exchange) -> None:
-        """Where the order is not confirmed in time, it stays as it is: it was placed, and that is the answer."""
+        """Completes the order if it is confirmed in time. Otherwise it stays as it is: it was placed all the same."""
         settled = await self._settled(order, exchange.elapsed_s() + exchange.remaining_s(), exchange)
         if settled is not None and settled.status is OrderStatus.CONFIRMED:
             with suppress(Rejected, Unavailable):

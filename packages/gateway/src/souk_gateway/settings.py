@@ -1,4 +1,4 @@
-"""What the environment says, read once when the process starts."""
+"""The settings: environment variables, read once when the process starts."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,]+", re.ASCII)
 
 
 class BadSetting(Exception):
-    """A setting that cannot be used; the message is one sentence for whoever wrote it."""
+    """A setting that cannot be used; the message is one sentence for the operator."""
 
     def __init__(self, name: str, value: object, wanted: str) -> None:
         super().__init__(f"{name} is {quoted(value, 300)}; it must be {wanted}.")
@@ -30,7 +30,7 @@ class Settings:
     host: str = "127.0.0.1"
     """Without brackets, also for IPv6."""
     port: int = 8080
-    """0 takes a free one."""
+    """0 chooses a free port."""
     targets: Mapping[str, Targets] = field(
         default_factory=lambda: {
             service: (Target(f"localhost:{50051 + place}"),) for place, service in enumerate(SERVICES)

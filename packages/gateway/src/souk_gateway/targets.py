@@ -1,4 +1,4 @@
-"""Where a service is: one target, or several versions of it with weights, as a setting names them."""
+"""The targets of a service, as a setting names them: one address, or several versions with weights."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _WEIGHTED = re.compile(rf"(?P<version>{VERSION})=(?P<address>[^=,;]+);(?P<weight
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place where a service is."""
+    """One address of a service."""
 
     address: str
     """`host:port`, or a gRPC name."""
