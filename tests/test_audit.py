@@ -399,7 +399,7 @@ def test_what_waits_for_a_service_that_is_away_is_told_and_not_wrong(shop: Shop)
         assert (waiting["what"], waiting["oldest_order_id"]) == ("RELEASE to LOYALTY", order_id)
         assert waiting["last_error"]
         text = audit(shop.data).stdout
-        assert "waiting: RELEASE to LOYALTY: 1 tried in vain" in text
+        assert "waiting: RELEASE to LOYALTY: 1 failed so far" in text
     finally:
         shop.souk.revive("loyalty")
 
