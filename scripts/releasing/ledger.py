@@ -31,7 +31,7 @@ def version_of_tree(package: str) -> str:
     """What the working tree says. Raises ValueError where it says nothing."""
     found = re.search(r'^__version__ = "(.+)"$', version_file(package).read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError(f"{version_file(package)} names no __version__")
+        raise ValueError(f"{version_file(package)} does not set __version__")
     return found[1]
 
 
@@ -39,7 +39,7 @@ def numbers(version: str) -> tuple[int, int, int]:
     """Major, minor and patch. Raises ValueError."""
     match = VERSION.fullmatch(version)
     if match is None:
-        raise ValueError(f"'{version}' is no version such as 1.2.0")
+        raise ValueError(f"'{version}' is not a version such as 1.2.0")
     major, minor, patch = map(int, match.groups())
     return major, minor, patch
 
@@ -93,7 +93,7 @@ class Ledger:
             if each.version == version:
                 return each
         there = ", ".join(each.version for each in self.of(package)) or "none yet"
-        raise NotReleased(f"There is no {package} {version} in {self.path.name}; released: {there}.")
+        raise NotReleased(f"{package} {version} is not in {self.path.name}; released: {there}.")
 
     def latest(self, package: str) -> Release | None:
         """The highest version."""

@@ -94,10 +94,10 @@ def test_a_part_of_a_version_is_the_newest_one_that_it_names(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("services:\n  a:\n    image: souk/orders:latest\n", "names no version of orders"),
-        ("services:\n  a:\n    image: postgres:18\n", "no image of Souk's services"),
-        ("services: [", "no compose file"),
-        ("- a", "no compose file"),
+        ("services:\n  a:\n    image: souk/orders:latest\n", "is not a version of orders"),
+        ("services:\n  a:\n    image: postgres:18\n", "no image of a Souk service"),
+        ("services: [", "is not a compose file"),
+        ("- a", "is not a compose file"),
     ],
 )
 def test_a_file_that_cannot_be_judged_is_no_success(tmp_path: Path, content: str, said: str) -> None:
