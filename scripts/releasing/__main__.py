@@ -188,7 +188,7 @@ def _differences(each: Release, ledger: Ledger) -> list[str]:
             if each.package != "contracts":
                 hashes.append(("lock", each.lock, tree / lock(each.package)))
                 ledger.find("contracts", each.contracts)
-            found += [f"the {what} has SHA-256 {sha256(path)}" for what, said, path in hashes if sha256(path) != said]
+            found += [f"the {what} differs: {sha256(path)}" for what, said, path in hashes if sha256(path) != said]
     except (CannotBuild, NotReleased) as error:
         found.append(str(error))
     return found

@@ -33,7 +33,11 @@ def test_a_version_may_stand_beside_its_own_minor_and_the_next(others: set[str])
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
-    [("1.0.0", "1.3.0", "3 minors apart"), ("1.8.1", "1.10.0", "2 minors apart"), ("1.4.0", "2.0.0", "majors")],
+    [
+        ("1.0.0", "1.3.0", "3 minors apart"),
+        ("1.8.1", "1.10.0", "2 minors apart"),
+        ("1.4.0", "2.0.0", "major versions differ"),
+    ],
 )
 def test_a_version_may_not_stand_beside_one_that_is_further_away(old: str, new: str, said: str) -> None:
     (sentence,) = breaches({"orders": {new, old}, "gateway": {old}}, {})
@@ -47,7 +51,7 @@ def test_services_of_any_versions_may_call_each_other_within_a_major_of_their_co
     assert not breaches(versions, contracts)
     (sentence,) = breaches(versions, {**contracts, ("gateway", "2.5.0"): "2.0.0"})
     assert sentence == (
-        "orders 1.0.0 beside gateway 2.5.0: they speak contracts 1.0.0 and 2.0.0, which are of different majors."
+        "orders 1.0.0 beside gateway 2.5.0: they speak contracts 1.0.0 and 2.0.0, whose major versions differ."
     )
 
 
