@@ -20,5 +20,6 @@ class ContractsBuildHook(BuildHookInterface[Any]):
         finally:
             sys.path.remove(str(root))
         package = root / "src" / "souk_contracts"
-        generate(root / "proto", root / "openapi", package)
-        build_data["artifacts"] += ["/src/souk_contracts/*/**", "/src/souk_contracts/message_pool.py"]
+        # By name, so that what another version of the sources left in the tree is not taken along.
+        written = generate(root / "proto", root / "openapi", package)
+        build_data["artifacts"] += [f"/{path.relative_to(root).as_posix()}" for path in written]

@@ -1,14 +1,17 @@
 """Prints an image's software bill of materials, CycloneDX 1.5: `sbom.py NAME VERSION LOCK FOLDER...`.
 
-The FOLDERs are the image's layers; LOCK is debian-packages.lock, which knows the packages' hashes. The same layers give
-the same bytes: there is no time in it, and no random serial number.
+The FOLDERs are the image's layers; LOCK is debian-packages.lock, which knows the packages' hashes; bundled.toml, which
+lies beside this file, knows the libraries inside wheels. The same layers give the same bytes: there is no time in it,
+and no random serial number.
 """
 
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from email import message_from_string
+from fnmatch import fnmatch
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,11 @@ from urllib.parse import quote
 
 Component = dict[str, Any]
 FOLDERS_OF_PYTHON = ("dependencies", "contracts", "app")
+BUNDLED = Path(__file__).with_name("bundled.toml")
+
+
+class Unrecorded(Exception):
+    """Nobody has said what a wheel bundles; the text is a sentence that says what to do."""
 
 
 def debian(layer: Path, hashes: dict[tuple[str, str, str], str]) -> Iterator[Component]:
@@ -44,7 +52,7 @@ def python(layer: Path) -> Iterator[Component]:
             "version": distribution.version,
             "purl": f"pkg:{kind}/{name}@{quote(distribution.version, safe='')}",
             "licenses": licences(distribution),
-            "components": sorted(bundled(distribution), key=lambda each: str(each["purl"])),
+            "components": sorted(bundled(name, distribution), key=lambda each: str(each["purl"])),
         }
         yield {key: value for key, value in component.items() if value}
 
@@ -57,12 +65,38 @@ def licences(distribution: Distribution) -> list[Component]:
     return [{"license": {"name": name.splitlines()[0]}} for name in metadata.get_all("License") or [] if name]
 
 
-def bundled(distribution: Distribution) -> Iterator[Component]:
-    """The libraries of other origin that a wheel brings along, from its own bills of materials (PEP 770)."""
-    folder = Path(str(distribution.locate_file("."))).glob(
-        f"{re.sub('[-_.]+', '_', distribution.metadata['Name']).lower()}-*.dist-info/sboms/*.cdx.json"
-    )
-    for path in folder:
+def bundled(name: str, distribution: Distribution) -> Iterator[Component]:
+    """The libraries of other origin that a wheel brings along. Raises Unrecorded where bundled.toml lacks one."""
+    recorded = tomllib.loads(BUNDLED.read_text()).get(name, {}).get(distribution.version)
+    if recorded is None and "Root-Is-Purelib: false" in (distribution.read_text("WHEEL") or ""):
+        raise Unrecorded(
+            f"{name} {distribution.version} has machine code, and images/{BUNDLED.name} does not say which libraries "
+            f'are in it: add them below [{name}."{distribution.version}"], as that file says.'
+        )
+    said = {each["name"]: each for each in by_wheel(distribution)}
+    libraries = Path(str(distribution.locate_file(f"{name.replace('-', '_')}.libs"))).glob("*")
+    # In an image, links stand for files that Debian's packages bring along, and that are in the bill with those.
+    files = {path.name: path.is_symlink() for path in libraries}
+    for library, facts in (recorded or {}).items():
+        own = {file for file in files if any(fnmatch(file, pattern) for pattern in facts.get("files", ()))}
+        linked = {file for file in own if files.pop(file)}
+        if "files" in facts and not own:
+            raise Unrecorded(f"{name} {distribution.version} has no {library}, and images/{BUNDLED.name} says it has.")
+        if library not in said and not (own and own == linked):
+            purl = f"pkg:generic/{library}@{quote(facts['version'], safe='')}"
+            said[library] = {"type": "library", "name": library, "version": facts["version"], "purl": purl}
+    if files:
+        raise Unrecorded(
+            f"{name} {distribution.version} brings along {min(files)}, and images/{BUNDLED.name} does not say which "
+            f'library that is: add it below [{name}."{distribution.version}"].'
+        )
+    yield from said.values()
+
+
+def by_wheel(distribution: Distribution) -> Iterator[Component]:
+    """What a wheel's own bills of materials (PEP 770) say that it bundles."""
+    name = re.sub("[-_.]+", "_", distribution.metadata["Name"]).lower()
+    for path in Path(str(distribution.locate_file("."))).glob(f"{name}-*.dist-info/sboms/*.cdx.json"):
         document = json.loads(path.read_text())
         for component in document.get("components", []):
             if component.get("purl") != document["metadata"]["component"].get("purl"):
@@ -85,4 +119,7 @@ def main(name: str, version: str, lock: str, *layers: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except Unrecorded as error:
+        sys.exit(str(error))

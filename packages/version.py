@@ -60,14 +60,19 @@ def order(text: str) -> tuple[int, int, int, bool, int]:
     """
     match = _FORM.fullmatch(text)
     if match is None:
-        raise ValueError(f"'{text}' is no version such as 1.2.0 or 1.2.0.dev7+g2a7b2b4")
+        raise ValueError(f"'{text}' is not a version such as 1.2.0 or 1.2.0.dev7+g2a7b2b4")
     major, minor, patch, commits = match.groups()
     return int(major), int(minor), int(patch), commits is None, int(commits or 0)
 
 
+def is_development(text: str) -> bool:
+    """Whether it is the version of a tree between releases. Raises ValueError."""
+    return not order(text)[3]
+
+
 def from_tag(tag: str) -> str:
-    """The version that an image's tag names, where it names a whole one."""
-    return tag.replace("-", "+", 1)
+    """The version that an image's tag names, where it names a whole one: 1.2.0-r2 is a later build of 1.2.0."""
+    return re.sub(r"-r\d+$", "", tag).replace("-", "+", 1)
 
 
 def folder(package: str) -> str:
@@ -97,7 +102,12 @@ def of_package(package: str) -> str:
         except ValueError as error:
             raise ValueError(f"SOUK_VERSION: {error}") from None
         return told
-    return of_paths(package, contents(package)).text
+    return of_tree(package).text
+
+
+def of_tree(package: str) -> Version:
+    """What the package is called as it is in the tree."""
+    return of_paths(package, contents(package))
 
 
 def of_paths(package: str, paths: Sequence[str]) -> Version:
@@ -121,9 +131,11 @@ def write() -> None:
     for package in PACKAGES:
         hook = _pyproject(package)["tool"]["hatch"]["build"]["hooks"]["version"]
         path = ROOT / folder(package) / hook["path"]
-        text = hook["template"].format(version=of_paths(package, contents(package)).text)
+        text = hook["template"].format(version=of_tree(package).text)
         if not path.exists() or path.read_text() != text:
-            path.write_text(text)
+            beside = path.with_name(f"{path.name}.{os.getpid()}")  # a service that starts meanwhile reads a whole file
+            beside.write_text(text)
+            beside.replace(path)
 
 
 @cache
@@ -170,6 +182,8 @@ def _cut_off() -> str:
     top, shallow = _git("rev-parse", "--show-toplevel", "--git-path", "shallow").splitlines()
     if not Path(top).samefile(ROOT):
         raise _Unknown(f"{ROOT} is part of another repository, {top}; use a clone of Souk's own")
+    if not _is_there("HEAD"):
+        raise _Unknown(f"{ROOT} has no commits; use a clone of Souk's repository")
     file = ROOT / shallow
     return file.read_text() if file.exists() else ""
 
@@ -220,9 +234,12 @@ def main() -> None:
     match sys.argv[1:]:
         case []:
             for package in PACKAGES:
-                print(f"{package:<14}{of_paths(package, contents(package)).text}")
+                print(f"{package:<14}{of_tree(package).text}")
         case ["--write"]:
-            write()
+            try:
+                write()
+            except OSError as error:
+                print(f"The versions that services give may be out of date: {error}", file=sys.stderr)
         case _:
             sys.exit(f"usage: {sys.argv[0]} [--write]")
 

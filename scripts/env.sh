@@ -11,7 +11,9 @@ setup() { # run | dev
   wanted=$(find contracts/{proto,openapi,generator,hatch_build.py,pyproject.toml} packages/*/{pyproject.toml,*.lock} \
     requirements-dev.lock -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum)
   for stamp in "$VENV/souk-dev" "$VENV/souk-$1"; do
-    [ "$wanted" != "$(cat "$stamp" 2>/dev/null)" ] || return 0
+    [ "$wanted" = "$(cat "$stamp" 2>/dev/null)" ] || continue
+    "$VENV/bin/python" packages/version.py --write # commits since then have made other versions
+    return 0
   done
   check_python
   echo "Setting up $VENV (about a minute the first time)…" >&2

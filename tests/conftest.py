@@ -1,10 +1,12 @@
 """Real deployments of Souk to test against, and what is said where some cannot be had."""
 
 import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from tests.deployments import DEPLOYMENTS, Deployment
 
 ROOT = Path(__file__).parent.parent
+LONG = os.environ.get("SOUK_TEST_LONG") == "1"
+"""Whether the long tests run in full."""
 
 
 @functools.cache
@@ -88,3 +92,33 @@ def rest(deployment: Deployment) -> Iterator[httpx.Client]:
     """A client of the deployment's REST interface."""
     with httpx.Client(base_url=deployment.url, timeout=30, limits=httpx.Limits(max_connections=None)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[str]:
+    """Debian's registry, on loopback, as host and port."""
+
+    def docker(*arguments: str) -> str:
+        done = subprocess.run(["docker", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    docker("build", "--quiet", "--tag=souk-test/registry", "tests/registry")
+    name = f"souk-test-registry-{uuid4().hex[:8]}"
+    docker("run", "--detach", "--rm", f"--name={name}", "--publish=127.0.0.1::5000", "souk-test/registry")
+    try:
+        assert any("listening on" in line for line in follow(name))
+        yield docker("port", name, "5000")
+    finally:
+        docker("rm", "--force", name)
+
+
+def follow(container: str) -> Iterator[str]:
+    """What a container logs, up to the line that says that it listens."""
+    command = ["docker", "logs", "--follow", container]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as logs:
+        assert logs.stdout is not None
+        for line in logs.stdout:
+            yield line
+            if "listening on" in line:
+                break
+        logs.kill()

@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import uuid4
 
 import httpx
+from imaging.origin import from_tree
 
 SERVICES = ("orders", "reservations", "loyalty")
 POSTGRES_IMAGE = "souk-test/postgres"
@@ -129,6 +130,7 @@ class _Compose:
     """A Compose project of its own."""
 
     file: str
+    gateway_image = "gateway"
 
     def __init__(self, root: Path, folder: Path, *overrides: str) -> None:
         """`overrides` are compose files that go on top of the deployment's own."""
@@ -142,6 +144,9 @@ class _Compose:
             "SOUK_PORT": str(self._port),
             "SOUK_PORTS": f"{self._port}-{self._port + 1}",
             "POSTGRES_IMAGE": POSTGRES_IMAGE,
+            # The images of this tree: another clone may build others meanwhile, and take the tag `tree`.
+            **{f"{name.upper()}_VERSION": from_tree(name).tags[0] for name in SERVICES},
+            "GATEWAY_VERSION": from_tree(self.gateway_image).tags[0],
         }
 
     @property
@@ -204,6 +209,7 @@ class SingleContainer(_Compose):
     """The same four processes in one container, as the prototype had it."""
 
     file = "single.yaml"
+    gateway_image = "single"
 
     def kill(self, service: str) -> None:
         self._signal(service, "STOP")

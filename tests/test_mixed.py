@@ -2,7 +2,6 @@
 
 import math
 import os
-import random
 import re
 import subprocess
 from collections import Counter
@@ -14,12 +13,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from releasing.ledger import SERVICES
+from releasing.ledger import SERVICES, Ledger
 
 from tests.conftest import ROOT
 from tests.deployments import free_port, wait_until
+from tests.image_tree import Tree
 
-pytestmark = pytest.mark.containers
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]  # eight images are built first
 
 ORDER = {"customer_id": "canary", "lines": [{"sku": "canary", "quantity": 1}]}
 BEHIND = ("orders", "reservations", "loyalty")
@@ -35,14 +35,14 @@ def run(*command: str, folder: Path = ROOT, environment: Mapping[str, str] | Non
 
 
 class Mixed:
-    """compose/mixed.yaml as a project of its own, from images in two versions that nobody else has."""
+    """compose/mixed.yaml as a project of its own, with the two newest releases of every service."""
 
     def __init__(self, folder: Path) -> None:
-        self._tree = folder / "tree"
-        minor = random.randrange(1000, 1_000_000_000)
-        self.old, self.new, self.broken = (f"9.{minor}.{patch}" for patch in range(3))
-        self._mark = f":9.{minor}"
+        self._folder = folder
         self._targets = folder / "targets"
+        newest = {name: [each.version for each in Ledger().of(name)[-2:]] for name in SERVICES}
+        self.old, self.new = ({name: versions[age] for name, versions in newest.items()} for age in (0, 1))
+        self.tree: Tree | None = None
         port = free_port(2)
         self.urls = (f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}")
         self._environment = {
@@ -50,31 +50,27 @@ class Mixed:
             "SOUK_PORT": str(port),
             "SOUK_PORT_NEW": str(port + 1),
             "SOUK_TARGETS": str(self._targets),
-            **{f"{name.upper()}_OLD": self.old for name in SERVICES},
-            **{f"{name.upper()}_NEW": self.new for name in SERVICES},
+            **{f"{name.upper()}_OLD": version for name, version in self.old.items()},
+            **{f"{name.upper()}_NEW": version for name, version in self.new.items()},
         }
 
     def build(self) -> None:
-        """The same code under two versions: what differs between releases is for the skew matrix to show."""
-        run("git", "clone", "--quiet", str(ROOT), str(self._tree))
-        (self._tree / "releases.toml").unlink(missing_ok=True)
-        for version in (self.old, self.new):
-            self._build(version, *SERVICES)
+        """The releases, on the runtime of the day."""
+        releases = [f"{name}@{versions[name]}" for versions in (self.old, self.new) for name in SERVICES]
+        run("./scripts/images", "build", *releases, environment={"SOUK_BUILDS": str(self._folder / "builds.toml")})
 
-    def build_broken_orders(self) -> None:
+    def build_broken_orders(self) -> str:
         """A version of orders that fails whenever an order is created."""
-        servicer = self._tree / "packages/orders/src/souk_orders/servicer.py"
+        self.tree = Tree(self._folder / "tree", major=9)
+        servicer = self.tree.folder / "packages/orders/src/souk_orders/servicer.py"
         create = re.compile(r"(async def create\(.*\) -> .*:\n)( +)")
         text, changed = create.subn(r"\1\2raise RuntimeError('broken by a test')\n\2", servicer.read_text())
         assert changed == 1
         servicer.write_text(text)
-        self._build(self.broken, "orders")
-
-    def _build(self, version: str, *services: str) -> None:
-        for name in services:
-            path = self._tree / f"packages/{name}/src/souk_{name}/__init__.py"
-            path.write_text(re.sub('__version__ = ".+"', f'__version__ = "{version}"', path.read_text()))
-        run("./scripts/images", "build", *services, folder=self._tree)
+        version = f"{self.tree.minor}.0"
+        self.tree.release("orders", version)
+        self.tree.images("build", f"orders@{version}")
+        return version
 
     def share(self, old: int, new: int) -> None:
         """Puts the weights into the file."""
@@ -82,7 +78,8 @@ class Mixed:
         beside = self._targets / "targets.toml.new"
         beside.write_text(
             "".join(
-                f'{name} = "{self.old}={name}-old:50051;{old},{self.new}={name}-new:50051;{new}"\n' for name in BEHIND
+                f'{name} = "{self.old[name]}={name}-old:50051;{old},{self.new[name]}={name}-new:50051;{new}"\n'
+                for name in BEHIND
             )
         )
         beside.replace(self._targets / "targets.toml")
@@ -112,10 +109,8 @@ class Mixed:
 
     def destroy(self) -> None:
         self.compose("down", "--volumes", "--timeout=1")
-        listed = run("docker", "images", "--format={{.Repository}}:{{.Tag}} {{.ID}}", "souk/*").splitlines()
-        own = {line.split()[1] for line in listed if self._mark in line}
-        if own:
-            run("docker", "rmi", *(line.split()[0] for line in listed if line.split()[1] in own))
+        if self.tree is not None:
+            self.tree.remove_images()
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +148,7 @@ def test_each_version_creates_about_the_share_of_orders_that_the_file_gives_it(m
         created = created_by(mixed, gateway)
         assert sum(created.values()) == ORDERS
         # Five standard deviations: once in two million runs.
-        assert abs(created[f"orders/{mixed.new}"] - 0.3 * ORDERS) < 5 * math.sqrt(ORDERS * 0.3 * 0.7)
+        assert abs(created[f"orders/{mixed.new['orders']}"] - 0.3 * ORDERS) < 5 * math.sqrt(ORDERS * 0.3 * 0.7)
 
 
 def is_confirmed(client: httpx.Client, path: str) -> bool:
@@ -163,45 +158,46 @@ def is_confirmed(client: httpx.Client, path: str) -> bool:
 @pytest.mark.parametrize(("creator", "holder"), [("new", "old"), ("old", "new")])
 def test_a_hold_that_one_version_took_is_confirmed_by_the_other(mixed: Mixed, creator: str, holder: str) -> None:
     versions = {"old": mixed.old, "new": mixed.new}
-    prefer = f"orders={versions[creator]}, reservations={versions[holder]}, loyalty={versions[holder]}"
+    prefer = ", ".join(f"{name}={versions[creator if name == 'orders' else holder][name]}" for name in BEHIND)
     confirmed_by: Counter[str] = Counter()
     with httpx.Client(base_url=mixed.urls[0], timeout=30) as client:
         for _ in range(20):
             placed = place(client, prefer)
             assert placed.status_code == 201
-            assert f" reservations/{versions[holder]} " in placed.headers["souk-served-by"]
+            assert f" reservations/{versions[holder]['reservations']} " in placed.headers["souk-served-by"]
             path = placed.headers["location"]
             wait_until(partial(is_confirmed, client, path), "the order to be confirmed")
             history = client.get(path).json()["history"]
             confirmed_by.update(step["by"] for step in history if step["step"].endswith("S_CONFIRMED"))
     # The relays of both versions see to one outbox; the creator's, which confirms at its own generation, is the first
     # to hear of an order.
-    assert confirmed_by[f"reservations/{versions[creator]}"] > 0
+    assert confirmed_by[f"reservations/{versions[creator]['reservations']}"] > 0
 
 
 def test_a_canary_gets_its_share_step_by_step_and_is_taken_out_in_one_command(mixed: Mixed) -> None:
+    old, new = mixed.old["orders"], mixed.new["orders"]
     walked = mixed.script("--orders=100")
     steps = re.findall(r"^(\d+) % to the new versions", walked, re.MULTILINE)
     assert steps == ["0", "10", "50", "100"]
-    rows = re.findall(rf"^  orders +{re.escape(mixed.new)} +(\d+) +(\d+) +\d+% +(\d+)$", walked, re.MULTILINE)
+    rows = re.findall(rf"^  orders +{re.escape(new)} +(\d+) +(\d+) +\d+% +(\d+)$", walked, re.MULTILINE)
     assert [(weight, errors) for weight, _, errors in rows] == [(step, "0") for step in steps]
     assert (rows[0][1], rows[3][1]) == ("0", "100")
     for gateway in (0, 1):
-        assert created_by(mixed, gateway) == {f"orders/{mixed.new}": ORDERS}
+        assert created_by(mixed, gateway) == {f"orders/{new}": ORDERS}
 
     assert "; the change took " in mixed.script("rollback")
     for gateway in (0, 1):
-        assert created_by(mixed, gateway) == {f"orders/{mixed.old}": ORDERS}
+        assert created_by(mixed, gateway) == {f"orders/{old}": ORDERS}
     shown = mixed.script("status")
-    assert re.search(rf"orders +{re.escape(mixed.new)} +0  NOT_SERVING", shown)
+    assert re.search(rf"orders +{re.escape(new)} +0  NOT_SERVING", shown)
 
 
 def test_a_canary_that_fails_is_taken_out_at_once(mixed: Mixed) -> None:
-    mixed.build_broken_orders()
-    walked = mixed.script("--orders=100", code=1, ORDERS_NEW=mixed.broken)
+    broken = mixed.build_broken_orders()
+    walked = mixed.script("--orders=100", code=1, ORDERS_NEW=broken)
     steps = re.findall(r"^(\d+) % to the new versions", walked, re.MULTILINE)
     assert steps in (["0", "10"], ["0", "10", "50"])  # with a luck of 1 in 30,000 it gets through the first
-    (errors,) = re.findall(rf"^  orders +{re.escape(mixed.broken)} .* ([1-9]\d*)$", walked, re.MULTILINE)
+    (errors,) = re.findall(rf"^  orders +{re.escape(broken)} .* ([1-9]\d*)$", walked, re.MULTILINE)
     assert int(errors) <= 100
     assert "; the change took " in walked
-    assert created_by(mixed) == {f"orders/{mixed.old}": ORDERS}
+    assert created_by(mixed) == {f"orders/{mixed.old['orders']}": ORDERS}

@@ -57,6 +57,12 @@ class Repository:
             check=False,
         )
 
+    def version(self, package: str) -> str:
+        """What the package is called at this moment."""
+        command = [sys.executable, "packages/version.py"]
+        printed = subprocess.check_output(command, cwd=self.folder, text=True)
+        return dict(line.split() for line in printed.splitlines())[package]
+
     def release(self, *arguments: str) -> str:
         done = self.run(*arguments, "--checks", "true")
         assert done.returncode == 0, done.stderr
@@ -79,15 +85,15 @@ def repository(tmp_path: Path) -> Repository:
 def skew(folder: Path) -> Path:
     """What a run of the matrix wrote."""
     versions = {
-        "gateway": ["7.0.0", "7.1.0"],
-        "orders": ["7.0.0", "7.1.0"],
-        "reservations": ["7.0.0"],
-        "loyalty": ["7.0.0"],
+        "gateway": ["1.7.0", "1.8.0"],
+        "orders": ["1.7.0", "1.8.0"],
+        "reservations": ["1.7.0"],
+        "loyalty": ["1.7.0"],
     }
     cells = [
         {"versions": dict(zip(versions, cell, strict=True)), "ages": {"orders": "new"}, "green": True}
         for cell in itertools.product(*versions.values())
-        if cell[1] == "7.1.0"
+        if cell[1] == "1.8.0"
     ]
     path = folder / "skew.json"
     path.write_text(json.dumps({"versions": versions, "cells": cells, "rolling": {"wrong": []}}))
@@ -95,66 +101,93 @@ def skew(folder: Path) -> Path:
 
 
 def test_a_release_changes_one_package_and_the_ledger(repository: Repository, tmp_path: Path) -> None:
-    repository.release("contracts", "7.0.0")
-    repository.release("orders", "7.0.0")
-    assert set(repository.git("show", "--name-only", "--format=", "orders-v7.0.0^{commit}").splitlines()) == {
+    repository.release("contracts", "1.7.0")
+    repository.release("orders", "1.7.0")
+    assert set(repository.git("show", "--name-only", "--format=", "orders-v1.7.0^{commit}").splitlines()) == {
         "packages/orders/CHANGELOG.md",
         "packages/orders/changelog.d/+first.added.md",
-        "packages/orders/src/souk_orders/__init__.py",
-        *repository.git("ls-tree", "--name-only", "-r", "orders-v7.0.0^", "packages/orders/changelog.d/").splitlines(),
+        "packages/orders/pyproject.toml",
+        *repository.git("ls-tree", "--name-only", "-r", "orders-v1.7.0^", "packages/orders/changelog.d/").splitlines(),
     }
-    assert repository.git("show", "--name-only", "--format=", "HEAD") == "releases.toml"
-    assert repository.git("rev-parse", "HEAD^") == repository.git("rev-parse", "orders-v7.0.0^{commit}")
+    assert repository.git("show", "--name-only", "--format=", "HEAD").splitlines() == [
+        "packages/orders/pyproject.toml",
+        "releases.toml",
+    ]
+    assert repository.git("rev-parse", "HEAD^") == repository.git("rev-parse", "orders-v1.7.0^{commit}")
     assert "- The first thing.\n" in (repository.folder / "packages/orders/CHANGELOG.md").read_text()
     repository.note("orders", "second")
     repository.commit("a second thing")
     repository.release("orders", "minor", f"--skew={skew(tmp_path)}")
     changelog = (repository.folder / "packages/orders/CHANGELOG.md").read_text()
-    beside = "Runs beside gateway 7.0.0 and 7.1.0; reservations 7.0.0; loyalty 7.0.0, and 7.0.0 of its own."
+    beside = "Runs beside gateway 1.7.0 and 1.8.0; reservations 1.7.0; loyalty 1.7.0, and 1.7.0 of its own."
     assert (
-        changelog.index("## 7.1.0")
+        changelog.index("## 1.8.0")
         < changelog.index(beside)
         < changelog.index("The second thing")
-        < changelog.index("## 7.0.0")
+        < changelog.index("## 1.7.0")
     )
+
+
+def test_between_releases_the_tree_is_the_next_minor_version(repository: Repository) -> None:
+    repository.release("contracts", "1.7.0")
+    assert repository.version("contracts") == f"1.8.0.dev1+g{repository.git('rev-parse', 'HEAD')[:7]}"
+    before = repository.version("orders")
+    repository.release("orders", "1.7.0")
+    assert before.startswith("1.2.0.dev")
+    assert repository.version("orders") == f"1.8.0.dev1+g{repository.git('rev-parse', 'HEAD')[:7]}"
+    pyproject = repository.git("show", "orders-v1.7.0:packages/orders/pyproject.toml")
+    assert '[tool.souk]\nversion = "1.7.0"' in pyproject
+    # A floor that is a development version would let pip install later ones of these.
+    assert '"souk-contracts>=1.2.0,<2"' in pyproject
+    repository.git("checkout", "--quiet", "orders-v1.7.0")
+    assert repository.version("orders") == "1.7.0"
+
+
+def test_a_service_that_needs_contracts_which_are_not_released_is_refused(repository: Repository) -> None:
+    repository.release("contracts", "1.7.0")
+    path = repository.folder / "packages/loyalty/pyproject.toml"
+    path.write_text(path.read_text().replace('"souk-contracts>=1.2.0.dev0,<2"', '"souk-contracts>=1.8.0.dev0,<2"'))
+    repository.commit("needs what comes next")
+    refusal = repository.refused("loyalty", "1.7.0")
+    assert "needs souk-contracts <2,>=1.8.0.dev0, and the latest release of the contracts is 1.7.0" in refusal
 
 
 def test_a_plan_changes_nothing(repository: Repository) -> None:
     before = repository.git("rev-parse", "HEAD")
-    assert "would commit, and tag contracts-v7.0.0" in repository.release("contracts", "7.0.0", "--dry-run")
+    assert "would commit, and tag contracts-v1.7.0" in repository.release("contracts", "1.7.0", "--dry-run")
     assert (repository.git("rev-parse", "HEAD"), repository.git("status", "--porcelain")) == (before, "")
 
 
 def test_a_release_that_should_not_be_is_refused(repository: Repository) -> None:
     assert "give its first version" in repository.refused("contracts", "minor")
-    assert "'7.0' is not a version" in repository.refused("contracts", "7.0")
-    assert "The contracts have no release yet" in repository.refused("orders", "7.0.0")
-    assert "'false' failed" in repository.refused("contracts", "7.0.0", "--checks", "false")
-    repository.release("contracts", "7.0.0")
-    assert "is not above 7.0.0" in repository.refused("contracts", "6.9.9")
+    assert "'1.7' is not a version" in repository.refused("contracts", "1.7")
+    assert "The contracts have no release yet" in repository.refused("orders", "1.7.0")
+    assert "'false' failed" in repository.refused("contracts", "1.7.0", "--checks", "false")
+    repository.release("contracts", "1.7.0")
+    assert "is not above 1.7.0" in repository.refused("contracts", "1.6.9")
     assert "Nothing to release: contracts/changelog.d" in repository.refused("contracts", "patch")
     (repository.folder / "README.md").write_text("draft")
-    assert "not committed" in repository.refused("orders", "7.0.0")
+    assert "not committed" in repository.refused("orders", "1.7.0")
     repository.git("checkout", "README.md")
-    repository.git("tag", "orders-v7.0.0")
-    assert "orders-v7.0.0 already exists" in repository.refused("orders", "7.0.0")
+    repository.git("tag", "orders-v1.7.0")
+    assert "orders-v1.7.0 already exists" in repository.refused("orders", "1.7.0")
     with (repository.folder / "contracts/proto/souk/orders/v1/orders.proto").open("a") as proto:
         proto.write("// more\n")
     repository.commit("more contracts")
-    assert "The contracts have changed since 7.0.0" in repository.refused("loyalty", "7.0.0")
+    assert "The contracts have changed since 1.7.0" in repository.refused("loyalty", "1.7.0")
 
 
 def test_a_release_that_cannot_be_built_leaves_all_as_it_was(repository: Repository) -> None:
     path = repository.folder / "contracts/proto/souk/orders/v1/orders.proto"
     path.write_text(path.read_text() + "message {\n")
     repository.commit("broken")
-    assert "hatch cannot build contracts" in repository.refused("contracts", "7.0.0", "--checks", "true")
+    assert "contracts cannot be built" in repository.refused("contracts", "1.7.0", "--checks", "true")
 
 
 def test_every_release_is_built_again_bit_for_bit_and_what_differs_is_told(repository: Repository) -> None:
-    repository.release("contracts", "7.0.0")
-    repository.release("orders", "7.0.0")
-    repository.git("tag", "--delete", "orders-v7.0.0")  # as in a clone without tags
+    repository.release("contracts", "1.7.0")
+    repository.release("orders", "1.7.0")
+    repository.git("tag", "--delete", "orders-v1.7.0")  # as in a clone without tags
     done = repository.run("verify", SOURCE_DATE_EPOCH="1", PYTHONHASHSEED="5", LC_ALL="C")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the same bytes") == 2
@@ -166,8 +199,8 @@ def test_every_release_is_built_again_bit_for_bit_and_what_differs_is_told(repos
         done = repository.run("verify")
         assert (done.returncode, f"the {name} differs: " in done.stdout) == (1, True), done.stdout
     ledger.write_text(text)
-    repository.git("tag", "contracts-v7.0.0", "HEAD", "--force")
-    assert "the tag contracts-v7.0.0 names another commit" in repository.run("verify").stdout
+    repository.git("tag", "contracts-v1.7.0", "HEAD", "--force")
+    assert "the tag contracts-v1.7.0 is at another commit" in repository.run("verify").stdout
 
 
 @pytest.mark.timeout(300)

@@ -21,6 +21,7 @@ def tree(tmp_path: Path) -> Path:
     """A copy of the packages that a test may spoil."""
     for folder in ("packages", "contracts"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "tests"))
+    shutil.copy(ROOT / "LICENSE", tmp_path)
     return tmp_path
 
 
@@ -58,6 +59,8 @@ def test_this_tree_keeps_them(tree: Path) -> None:
         ),
         (append("packages/loyalty/src/souk_loyalty/writer.py", "\n"), "writer.py differs from"),
         (append("packages/loyalty/src/souk_loyalty/prune.py", "\n"), "prune.py differs from"),
+        (append("packages/orders/LICENSE", "\n"), "packages/orders/LICENSE is not the same as LICENSE"),
+        (lambda tree: (tree / "contracts/LICENSE").unlink(), "contracts/LICENSE is not the same as LICENSE"),
     ],
 )
 def test_a_breach_is_named(tree: Path, spoil: Callable[[Path], None], sentence: str) -> None:

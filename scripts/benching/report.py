@@ -88,7 +88,7 @@ def as_text(figures: Figures) -> str:
 
 def _sections(figures: Figures) -> Iterator[str]:
     yield from _table(
-        ("asked for", "", "reached", ""),
+        ("measure", "target", "result", "met"),
         [
             (each.what, each.asked, f"{each.reached:.2f}", "yes" if each.is_met else "**no**")
             for each in targets(figures)
@@ -96,7 +96,7 @@ def _sections(figures: Figures) -> Iterator[str]:
     )
     if figures.throughput:
         yield from _table(
-            ("stack", "connections", "orders/s", "p50 ms", "p99 ms", "settled after s"),
+            ("stack", "connections", "orders/s", "p50 ms", "p99 ms", "settled after, s"),
             [
                 (
                     each.stack,

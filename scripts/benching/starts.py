@@ -148,10 +148,9 @@ def _images() -> Sequence[Image]:
     for command in (["docker", "info"], ["docker", "buildx", "version"]):
         if shutil.which("docker") is None or subprocess.run(command, capture_output=True, check=False).returncode:
             raise CannotBuild("no container engine with buildx answers.")
-    ledger = Ledger()
-    images = [from_tree(service, ledger) for service in BACKENDS]
+    images = [from_tree(service) for service in BACKENDS]
     try:
-        bake.build(images, ledger, "--progress=quiet")
+        bake.build(images, Ledger(), bake.Options(quiet=True))
     except subprocess.CalledProcessError:
         raise CannotBuild("their images cannot be built; ./scripts/images build says why.") from None
     return images

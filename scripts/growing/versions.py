@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from releasing import version
 from releasing.build import Built, built
 from releasing.ledger import ROOT, Ledger, Release, numbers
 
@@ -56,6 +57,6 @@ def extract(wheel: Path, into: Path) -> None:
         files.extractall(into)  # noqa: S202 (it is of our own making)
 
 
-def of_major(ledger: Ledger, package: str, version: str) -> list[Release]:
+def of_major(ledger: Ledger, package: str, said: str) -> list[Release]:
     """The releases of a package that bear the same major as a version, by version."""
-    return [each for each in ledger.of(package) if numbers(each.version)[0] == numbers(version)[0]]
+    return [each for each in ledger.of(package) if numbers(each.version)[0] == version.order(said)[0]]

@@ -1,17 +1,15 @@
 """What an image is made from: a version of a service, and the commit that says how old it is."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from releasing import version
 from releasing.build import CannotBuild, git
-from releasing.ledger import SERVICES, Ledger, Release, folder, numbers, version_of_tree
+from releasing.ledger import SERVICES, Ledger, Release, folder, numbers
 
 IMAGES = (*SERVICES, "single")
-
-SHARED = ("images",)
-OF_CONTRACTS = ("README.md", "generator", "hatch_build.py", "openapi", "proto", "pyproject.toml", "src")
-OF_A_SERVICE = ("README.md", "pyproject.toml", "requirements.lock", "src")
-"""As images/Dockerfile.dockerignore lets in."""
+TREE = "tree"
+"""The tag of the newest image that was built from the working tree."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +18,13 @@ class Image:
 
     service: str
     version: str
+    """As PEP 440 has it: 1.2.0, or 1.2.0.dev7+g2a7b2b4 of the working tree."""
     revision: str
     """The last commit that touched what the image is made of, so that no other one makes another image of it."""
     epoch: int
     """When that was committed, in seconds since 1970."""
     tags: tuple[str, ...]
-    """The version first; then those of its major and minor versions, where it is the newest."""
+    """The version first; then the tags that move: 1.2 and 1 where it is the newest, or `tree`."""
     release: Release | None = None
     """None when it is built from the working tree."""
 
@@ -35,7 +34,7 @@ class Image:
     @property
     def name(self) -> str:
         """As the engine knows it."""
-        return f"souk/{self.service}:{self.version}"
+        return f"souk/{self.service}:{self.tags[0]}"
 
     @property
     def created(self) -> str:
@@ -45,59 +44,58 @@ class Image:
 
 def parse(text: str, ledger: Ledger) -> Image:
     """The image that somebody means by `orders` or `orders@1.0.0`. Raises CannotBuild and NotReleased."""
-    service, _, version = text.partition("@")
+    service, at, number = text.partition("@")
     if service not in IMAGES:
-        raise CannotBuild(f"There is no image '{service}'; there are {', '.join(IMAGES)}.")
-    if not version:
-        return from_tree(service, ledger)
+        raise CannotBuild(f"There is no image '{service}'. The images are {', '.join(IMAGES)}.")
+    if not at:
+        return from_tree(service)
     if service == "single":
-        raise CannotBuild("The image 'single' is built from the working tree only: it has no release of its own.")
-    return from_release(ledger.find(service, version), ledger)
+        raise CannotBuild("The image 'single' has no releases. Build it from the working tree: images build single")
+    return from_release(ledger.find(service, number), ledger)
 
 
-def from_tree(service: str, ledger: Ledger) -> Image:
-    """The image of the working tree; it goes by the version that the package names. Raises CannotBuild."""
-    package = "gateway" if service == "single" else service
-    version = version_of_tree(package)
-    image = Image(service, version, "unknown", 0, tags(package, version, ledger))
+def from_tree(service: str) -> Image:
+    """The image of the working tree, which has a development version. The single image goes by the gateway's."""
     services = SERVICES if service == "single" else (service,)
     extra = ("scripts/launch",) if service == "single" else ()
-    own = [*SHARED, *extra, *(f"packages/{each}/{path}" for each in services for path in OF_A_SERVICE)]
-    contracts = [f"contracts/{path}" for path in OF_CONTRACTS]
-    try:
-        epoch, revision = max(last("HEAD", own), last("HEAD", contracts))
-        dirty = git("status", "--porcelain", "--", *own, *contracts)
-    except (CannotBuild, FileNotFoundError):
-        return image  # an unpacked archive, or no git
-    return replace(image, revision=f"{revision}-dirty" if dirty else revision, epoch=epoch)
+    paths = [*extra, *_shared_by_all(), *(path for each in services for path in _of_a_service(each))]
+    found = version.of_paths("gateway" if service == "single" else service, paths)
+    # A release's commit, checked out, is not the release: that is built from the ledger.
+    tag = found.tag if "dev" in found.text else f"{found.text}-{found.revision[:7]}"
+    return Image(service, found.text, found.revision, found.epoch, (tag, TREE))
 
 
 def from_release(release: Release, ledger: Ledger) -> Image:
     """The image of a release, with the contracts that it was released with. Raises CannotBuild, NotReleased."""
     contracts = ledger.find("contracts", release.contracts)
-    own = [*SHARED, *(f"{folder(release.package)}/{path}" for path in OF_A_SERVICE)]
     epoch, revision = max(
-        last(release.commit, own),
-        last(contracts.commit, [f"contracts/{path}" for path in OF_CONTRACTS]),
+        _last(release.commit, ["images", *_of_a_service(release.package)]),
+        _last(contracts.commit, version.contents("contracts")),
     )
     versions = tags(release.package, release.version, ledger)
     return Image(release.package, release.version, revision, epoch, versions, release)
 
 
-def last(commit: str, paths: list[str]) -> tuple[int, str]:
+def _shared_by_all() -> tuple[str, ...]:
+    return "images", "packages/version.py", *version.contents("contracts")
+
+
+def _of_a_service(service: str) -> tuple[str, ...]:
+    """As images/Dockerfile.dockerignore lets in."""
+    return *version.contents(service), f"{folder(service)}/requirements.lock"
+
+
+def _last(commit: str, paths: list[str] | tuple[str, ...]) -> tuple[int, str]:
     """The last commit up to this one that touched any of these paths, after its time. Raises CannotBuild."""
-    found = git("log", "-1", "--format=%ct %H", commit, "--", *paths).split()
+    found = git("rev-list", "--max-count=1", "--timestamp", commit, "--", *paths).split()
     if not found:
         raise CannotBuild(f"Git knows nothing of {', '.join(paths)} at {commit}.")
     return int(found[0]), found[1]
 
 
-def tags(package: str, version: str, ledger: Ledger) -> tuple[str, ...]:
-    """1.2.3, and 1.2 and 1 unless a higher version of that series was released. Raises CannotBuild."""
-    try:
-        own = numbers(version)
-    except ValueError as error:
-        raise CannotBuild(f"{package}: {error}.") from None
-    released = [numbers(each.version) for each in ledger.of(package)]
-    newest = (length for length in (2, 1) if not any(each[:length] == own[:length] and each > own for each in released))
-    return version, *(".".join(map(str, own[:length])) for length in newest)
+def tags(package: str, released: str, ledger: Ledger) -> tuple[str, ...]:
+    """1.2.3, and 1.2 and 1 unless a higher version of that series was released."""
+    own = numbers(released)
+    others = [numbers(each.version) for each in ledger.of(package)]
+    newest = (length for length in (2, 1) if not any(each[:length] == own[:length] and each > own for each in others))
+    return released, *(".".join(map(str, own[:length])) for length in newest)

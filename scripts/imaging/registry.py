@@ -1,10 +1,13 @@
-"""Puts images into a registry. A version that is there is never replaced by other bytes."""
+"""Puts images into a registry. A version keeps its own content there; a build revision keeps all of its bytes."""
 
 import hashlib
 import json
 import subprocess
 from dataclasses import dataclass
 
+from imaging import engine
+from imaging.builds import Build, Builds
+from imaging.engine import Stored
 from imaging.origin import Image
 
 
@@ -13,69 +16,114 @@ class CannotPush(Exception):
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a registry has under a tag."""
+class Pushed(Stored):
+    """An image in a registry."""
 
     digest: str
-    config: str
-    """The digest of the image's configuration, which names the bytes of its layers, however they were compressed."""
 
 
 def push(image: Image, registry: str) -> None:
     """Pushes an image with all its tags, and prints the digests. Raises CannotPush.
 
-    Minor and major tags come last, so that they never name what is refused.
+    The tags that move come last, so that they never name what is refused.
     """
     local = _checked(image)
     repository = f"{registry}/souk/{image.service}"
-    for tag in image.tags:
-        remote = f"{repository}:{tag}"
+    if image.release is None:
+        _push_tag(image.name, local, f"{repository}:{image.tags[0]}")
+        return
+    builds = Builds().of(image.service, image.version, local.architecture)
+    build = next((each for each in builds if each.content == local.content), None)
+    if build is None:
+        raise CannotPush(f"The list of builds lacks {image.name}. Build it again: ./scripts/images build {image}")
+    _check_version(f"{repository}:{image.version}", image, local, builds)
+    _check_revision(f"{repository}:{build.tag}", build, local)
+    for tag in (build.tag, *image.tags):
+        _push_tag(image.name, local, f"{repository}:{tag}")
+
+
+def _check_version(remote: str, image: Image, local: Stored, builds: list[Build]) -> None:
+    """Raises CannotPush where the version that is there is not the same release, or is a build that nobody knows."""
+    there = find(remote)
+    if there is None:
+        return
+    if there.revision != local.revision:
+        raise CannotPush(
+            f"{remote} is there with other content ({there.digest}): it was built from {there.revision or 'elsewhere'} "
+            f"and {image} from {local.revision}. A version never gets other content; release a new one."
+        )
+    if there.runtime and there.content not in {each.content for each in builds}:
+        raise CannotPush(
+            f"{remote} is there as the same release on another runtime, {there.runtime} ({there.digest}), and the list "
+            "of builds lacks that build. Somebody else pushed it: get their builds.toml, and build again."
+        )
+
+
+def _check_revision(remote: str, build: Build, local: Stored) -> None:
+    """Raises CannotPush where a build revision is there with other bytes."""
+    there = find(remote)
+    if there is not None and there.layers != local.layers:
+        raise CannotPush(
+            f"{remote} is there on another runtime, {there.runtime} ({there.digest}), and a build revision never "
+            f"changes. Somebody else pushed revision {build.revision}: get their builds.toml, and build again."
+        )
+
+
+def _push_tag(name: str, local: Stored, remote: str) -> None:
+    """Pushes an image under one tag, unless it is there, and prints the digest. Raises CannotPush."""
+    there = find(remote)
+    same = there is not None and there.layers == local.layers
+    if not same:
+        _push(name, remote)
         there = find(remote)
-        same = there is not None and local in (there.config, there.digest)
-        if there is not None and not same and tag == image.version:
-            raise CannotPush(
-                f"{remote} is there with other bytes ({there.digest}), and a version is never replaced; "
-                "release a new one."
-            )
-        if not same:
-            _push(f"souk/{image.service}:{image.version}", remote)
-            there = find(remote)
-        if there is None or local not in (there.config, there.digest):
-            raise CannotPush(f"{remote} is not what was pushed; did somebody else push it at the same time?")
-        print(f"{remote}@{there.digest}{' (was there already)' if same else ''}")
+    if there is None or there.layers != local.layers:
+        raise CannotPush(
+            f"{remote} is not what was pushed. Somebody else may have pushed it at the same time: try again."
+        )
+    print(f"{remote}@{there.digest}{' (was there already)' if same else ''}")
 
 
-def find(remote: str) -> Manifest | None:
+def find(remote: str) -> Pushed | None:
     """What is there under a tag; None where nothing is. Raises CannotPush when the registry does not say."""
-    command = ["docker", "buildx", "imagetools", "inspect", "--raw", remote]
-    done = subprocess.run(command, capture_output=True, check=False)
+    raw = _inspect(remote, "--raw")
+    image = _inspect(remote, "--format={{json .Image}}") if raw else None
+    if raw is None or image is None:
+        return None
+    # One that lists several platforms has no layers of its own, and is not what is pushed here.
+    said = json.loads(image)
+    return Pushed(
+        tuple(said.get("rootfs", {}).get("diff_ids", ())),
+        said.get("architecture", ""),
+        said.get("config", {}).get("Labels") or {},
+        f"sha256:{hashlib.sha256(raw).hexdigest()}",
+    )
+
+
+def _inspect(remote: str, how: str) -> bytes | None:
+    done = subprocess.run(["docker", "buildx", "imagetools", "inspect", how, remote], capture_output=True, check=False)
     error = done.stderr.decode().strip()
     if done.returncode and error.endswith("not found"):
         return None
     if done.returncode:
         raise CannotPush(f"{remote.partition('/')[0]} does not say what it has: {error}")
-    # One that lists several platforms has no configuration of its own, and is not what is pushed here.
-    config = json.loads(done.stdout).get("config", {}).get("digest", "")
-    return Manifest(f"sha256:{hashlib.sha256(done.stdout).hexdigest()}", config)
+    return done.stdout
 
 
-def _checked(image: Image) -> str:
-    """The id of the image that the engine has. Raises CannotPush unless it was built from what is committed."""
-    done = subprocess.run(
-        ["docker", "inspect", "--type=image", image.name], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
+def _checked(image: Image) -> Stored:
+    """The image that the engine has. Raises CannotPush unless it was built from what is committed."""
+    local = engine.find(image.name)
+    if local is None:
         raise CannotPush(f"There is no image {image.name}; build it first: ./scripts/images build {image}")
-    (inspected,) = json.loads(done.stdout)
-    revision = inspected["Config"]["Labels"]["org.opencontainers.image.revision"]
-    if image.revision == "unknown" or image.revision.endswith("-dirty"):
+    if image.revision == "unknown":
+        raise CannotPush(f"The commit that {image} was built from is not known, so it is not pushed.")
+    if image.revision.endswith("-dirty"):
         raise CannotPush(f"{image} has changes that are not committed ({image.revision}); commit them and build again.")
-    if revision != image.revision:
+    if local.revision != image.revision:
         raise CannotPush(
-            f"{image.name} was built from {revision}, and {image} is {image.revision}; "
+            f"{image.name} was built from {local.revision}, and {image} is {image.revision}; "
             f"build it first: ./scripts/images build {image}"
         )
-    return str(inspected["Id"])
+    return local
 
 
 def _push(name: str, remote: str) -> None:

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from dataclasses import dataclass
 
-LAYERS = ("python", "dependencies", "contracts", "app")
+LAYERS = ("runtime", "dependencies", "contracts", "app")
 MEGABYTE = 1_000_000
 
 GZIPPED_LIMIT = 28 * MEGABYTE
@@ -48,20 +48,22 @@ def weigh_layer(content: bytes) -> Layer:
         return Layer(len(gzip.compress(content, 6, mtime=0)), sum(file.size for file in files))
 
 
-def report(weights: dict[str, list[Layer]]) -> bool:
-    """Prints the table of sizes, and says whether all are within their limits. The single image has none."""
-    columns = "{:<28}{:>9}{:>14}{:>11}{:>10}{:>11}{:>11}"
-    print(f"{'':<28}{'layers, gzipped':^44}{'image':>22}")
+def report(weights: dict[str, list[Layer]]) -> list[str]:
+    """Prints the table of sizes, and gives the images that are over their limits. The single image has none."""
+    names = max(map(len, weights), default=0) + 2
+    columns = f"{{:<{names}}}{{:>9}}{{:>14}}{{:>11}}{{:>10}}{{:>11}}{{:>11}}"
+    print(f"{'':<{names}}{'layers, gzipped':^44}{'image':>22}")
     print(columns.format("", *LAYERS, "gzipped", "unpacked"))
-    within = True
+    over = []
     for tag, layers in sorted(weights.items()):
         gzipped, unpacked = sum(layer.gzipped for layer in layers), sum(layer.unpacked for layer in layers)
         cells = [layer.gzipped for layer in layers] if len(layers) == len(LAYERS) else [None] * len(LAYERS)
         print(columns.format(tag, *(size(cell) for cell in (*cells, gzipped, unpacked))))
-        if len(layers) == len(LAYERS):
-            within &= gzipped <= GZIPPED_LIMIT and unpacked <= UNPACKED_LIMIT and layers[-1].gzipped <= APP_LIMIT
+        heavy = gzipped > GZIPPED_LIMIT or unpacked > UNPACKED_LIMIT or layers[-1].gzipped > APP_LIMIT
+        if heavy and len(layers) == len(LAYERS):
+            over.append(tag)
     print(columns.format("at most", "", "", "", *(size(limit) for limit in (APP_LIMIT, GZIPPED_LIMIT, UNPACKED_LIMIT))))
-    return within
+    return over
 
 
 def size(number: int | None) -> str:

@@ -18,21 +18,9 @@ from pathlib import Path
 
 from skewing.report import NoRow, row
 
+from releasing import literals, version
 from releasing.build import CannotBuild, build, checkout, git, sha256, time_of
-from releasing.ledger import (
-    PACKAGES,
-    ROOT,
-    Ledger,
-    NotReleased,
-    Release,
-    folder,
-    numbers,
-    version_file,
-    version_of_tree,
-)
-
-CONTRACTS = ("proto", "openapi", "generator", "src", "hatch_build.py", "pyproject.toml")
-"""What the contracts package is made of, below its folder."""
+from releasing.ledger import PACKAGES, ROOT, Ledger, NotReleased, Release, folder, numbers
 
 FRAGMENT = re.compile(r"\+[^.]+\.(added|changed|fixed|removed)\.md")
 
@@ -64,16 +52,25 @@ def next_version(package: str, wanted: str, latest: Release | None) -> str:
 
 
 def contracts_for(package: str, ledger: Ledger) -> str:
-    """The released contracts that a service is deployed with. Raises Refused where the tree's are not released."""
+    """The released contracts that a service is deployed with.
+
+    Raises Refused where the tree's are not released, or the service needs others.
+    """
     if package == "contracts":
         return ""
     latest = ledger.latest("contracts")
     if latest is None:
         raise Refused("The contracts have no release yet; release them first: ./scripts/release contracts 1.0.0")
-    paths = [f"contracts/{path}" for path in CONTRACTS]
-    if changed := git("diff", "--name-only", latest.commit, "HEAD", "--", *paths):
-        first = changed.splitlines()[0]
-        raise Refused(f"The contracts have changed since {latest.version} ({first}); release them first.")
+    changed = git("diff-tree", "-r", "--name-only", latest.commit, "HEAD", "--", *version.contents("contracts"))
+    for path in changed.splitlines():
+        if not literals.is_all_that_differs(path, latest.commit):
+            raise Refused(f"The contracts have changed since {latest.version} ({path}); release them first.")
+    needed = literals.contracts_of(package)
+    if not needed.contains(latest.version, prereleases=True):
+        raise Refused(
+            f"{package} needs souk-contracts {needed}, and the latest release of the contracts is {latest.version}; "
+            f"release them first, or correct {literals.file(package).relative_to(ROOT)}."
+        )
     return latest.version
 
 
@@ -84,7 +81,7 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
     """
     ledger = Ledger()
     latest = ledger.latest(package)
-    version = next_version(package, wanted, latest)
+    new = next_version(package, wanted, latest)
     contracts = contracts_for(package, ledger)
     fragments = sorted(path.name for path in (ROOT / folder(package) / "changelog.d").glob("*.md"))
     if wrong := [name for name in fragments if not FRAGMENT.fullmatch(name)]:
@@ -93,20 +90,20 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
         )
     if not fragments:
         raise Refused(f"Nothing to release: {folder(package)}/changelog.d has no fragment that describes a change.")
-    if git("status", "--porcelain"):
+    if git("status", "--porcelain", "--untracked-files=all"):
         raise Refused("Some changes are not committed; commit them, or put them away with git stash.")
-    tag = f"{package}-v{version}"
+    tag = f"{package}-v{new}"
     if git("tag", "--list", tag):
         raise Refused(f"The tag {tag} already exists; choose another version, or delete the tag.")
-    old = version_of_tree(package)
+    old, following = version.literal(package), literals.following(new)
     meets = package != "contracts" and latest is not None
     for step in (
         f"run {checks}" + (" and ./scripts/skew" if meets and skew is None else ""),
         f"write {folder(package)}/CHANGELOG.md from {', '.join(fragments)}",
-        f"change the version in {version_file(package).relative_to(ROOT)} from {old} to {version}",
+        f"change the version in {literals.file(package).relative_to(ROOT)} from {old} to {new}",
         f"commit, and tag {tag}",
         "build the wheel and the sdist from that commit" + (f", for contracts {contracts}" if contracts else ""),
-        "add the entry to releases.toml, and commit",
+        f"add the entry to releases.toml, set the version to {following}, and commit",
     ):
         print(f"{'would ' if dry_run else ''}{step}")
     if dry_run:
@@ -116,22 +113,25 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
     runs_beside = _runs_beside(package, skew) if meets else ""
     before = git("rev-parse", "HEAD")
     try:
-        _write(package, version, runs_beside)
+        _write_changelog(package, new, runs_beside)
+        literals.set_version(package, new)
+        literals.close_floor(package)
         git("add", "--all", folder(package))
-        git("commit", "--quiet", f"--message=Release {package} {version}")
+        git("commit", "--quiet", f"--message=Release {package} {new}")
         commit = git("rev-parse", "HEAD")
         with checkout(commit) as tree:
             made = build(tree, package, time_of(commit), tree / "out")
             hashes = sha256(made.wheel), sha256(made.sdist)
             deployed = sha256(tree / lock(package)) if contracts else ""
-        ledger.add(Release(package, version, commit, *hashes, deployed, contracts))
-        git("add", ledger.path.name)
-        git("commit", "--quiet", f"--message=Ledger: {package} {version}")
-        git("tag", "--annotate", f"--message={package} {version}", tag, commit)
+        ledger.add(Release(package, new, commit, *hashes, deployed, contracts))
+        literals.set_version(package, following)
+        git("add", ledger.path.name, str(literals.file(package)))
+        git("commit", "--quiet", f"--message=Ledger: {package} {new}")
+        git("tag", "--annotate", f"--message={package} {new}", tag, commit)
     except BaseException:
         git("reset", "--quiet", "--hard", before)
         raise
-    print(f"Released {package} {version}: push the branch and the tag {tag}.")
+    print(f"Released {package} {new}: push the branch and the tag {tag}.")
 
 
 def _runs_beside(package: str, skew: Path | None) -> str:
@@ -147,19 +147,17 @@ def _runs_beside(package: str, skew: Path | None) -> str:
             raise Refused(str(error)) from error
 
 
-def _write(package: str, version: str, runs_beside: str) -> None:
+def _write_changelog(package: str, new: str, runs_beside: str) -> None:
     today = datetime.datetime.now(datetime.UTC).date()
     command = [sys.executable, "-m", "towncrier", "build", "--yes", f"--config={ROOT}/towncrier.toml"]
-    options = [f"--dir={ROOT / folder(package)}", f"--name=souk-{package}", f"--version={version}", f"--date={today}"]
+    options = [f"--dir={ROOT / folder(package)}", f"--name=souk-{package}", f"--version={new}", f"--date={today}"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CannotBuild(f"towncrier cannot write the changelog:\n{done.stdout}{done.stderr}")
     if runs_beside:
         changelog = ROOT / folder(package) / "CHANGELOG.md"
-        heading = f"## {version} ({today})\n"
+        heading = f"## {new} ({today})\n"
         changelog.write_text(changelog.read_text().replace(heading, f"{heading}\n{runs_beside}\n"))
-    path = version_file(package)
-    path.write_text(path.read_text().replace(f'"{version_of_tree(package)}"', f'"{version}"'))
 
 
 def verify() -> int:

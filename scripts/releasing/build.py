@@ -32,7 +32,7 @@ def git(*arguments: str, root: Path = ROOT) -> str:
 
 def time_of(commit: str) -> int:
     """When it was made, in seconds since 1970: what all files that are built from it bear."""
-    return int(git("show", "--no-patch", "--format=%ct", commit))
+    return int(git("rev-list", "--max-count=1", "--timestamp", commit).partition(" ")[0])
 
 
 def sha256(path: Path) -> str:
@@ -46,7 +46,9 @@ def checkout(commit: str, *paths: str, root: Path = ROOT) -> Iterator[Path]:
     """The files of a commit, all or those below `paths`, in a folder of their own that is deleted in the end."""
     with tempfile.TemporaryDirectory(prefix="souk-") as into:
         archive = Path(into) / ".archive"
-        git("archive", "--format=tar", f"--output={archive}", commit, *paths, root=root)
+        # With the line ends of the repository, whatever the clone's own settings are.
+        as_committed = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
+        git(*as_committed, "archive", "--format=tar", f"--output={archive}", commit, *paths, root=root)
         with tarfile.open(archive) as files:
             files.extractall(into, filter="tar")
         archive.unlink()
@@ -61,13 +63,15 @@ class Built:
     sdist: Path
 
 
-def build(tree: Path, package: str, epoch: int, out: Path) -> Built:
+def build(tree: Path, package: str, epoch: int, out: Path, called: str = "") -> Built:
     """Builds a package of a checkout, with the tools that the checkout pins.
 
-    `epoch` is the time in seconds since 1970 that all files bear: that of the commit.
+    `epoch` is the time in seconds since 1970 that all files bear: that of the commit. `called` is the version of what
+    is in no release; a release's commit says it itself.
     """
     python = _tools(tree / TOOLS_LOCK)
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["SOUK_VERSION"] = called
     environment.pop("PYTHONPATH", None)
     environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # the generator calls tools by name
     out.mkdir(parents=True, exist_ok=True)

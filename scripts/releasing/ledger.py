@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SERVICES = ("gateway", "orders", "reservations", "loyalty")
-PACKAGES = ("contracts", *SERVICES)
+from releasing import version
+
+ROOT = version.ROOT
+SERVICES = version.SERVICES
+PACKAGES = version.PACKAGES
+folder = version.folder
 
 VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 
@@ -17,26 +20,8 @@ class NotReleased(Exception):
     """There is no such release; the text is a sentence that says what there is."""
 
 
-def folder(package: str) -> str:
-    """Where a package stands in the repository."""
-    return package if package == "contracts" else f"packages/{package}"
-
-
-def version_file(package: str) -> Path:
-    """The one place that says a package's version."""
-    return ROOT / folder(package) / f"src/souk_{package}/__init__.py"
-
-
-def version_of_tree(package: str) -> str:
-    """What the working tree says. Raises ValueError where it says nothing."""
-    found = re.search(r'^__version__ = "(.+)"$', version_file(package).read_text(), re.MULTILINE)
-    if found is None:
-        raise ValueError(f"{version_file(package)} does not set __version__")
-    return found[1]
-
-
 def numbers(version: str) -> tuple[int, int, int]:
-    """Major, minor and patch. Raises ValueError."""
+    """Major, minor and patch of a release. Raises ValueError, for development versions, too."""
     match = VERSION.fullmatch(version)
     if match is None:
         raise ValueError(f"'{version}' is not a version such as 1.2.0")

@@ -20,8 +20,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
+from releasing import version
 from releasing.build import CannotBuild
-from releasing.ledger import ROOT, SERVICES, Ledger, NotReleased, version_of_tree
+from releasing.ledger import ROOT, SERVICES, Ledger, NotReleased
 
 from skewing import compose, matrix, report
 from skewing.installed import installed
@@ -80,13 +81,13 @@ def run(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """Compose files against the policy."""
     ledger = Ledger()
+    released = {service: [each.version for each in ledger.of(service)] for service in SERVICES}
+    tree = {service: version.of_tree(service).text for service in SERVICES}
     contracts = {(each.package, each.version): each.contracts for each in ledger.releases if each.contracts}
-    known = {
-        service: [*(each.version for each in ledger.of(service)), version_of_tree(service)] for service in SERVICES
-    }
+    contracts |= dict.fromkeys(tree.items(), version.of_tree("contracts").text)
     wrong = 0
     for file in options.files:
-        versions = compose.versions(file, os.environ, known)
+        versions = compose.versions(file, os.environ, released, tree)
         found = breaches(versions, contracts)
         wrong += len(found)
         for sentence in found:

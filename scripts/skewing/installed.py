@@ -1,7 +1,6 @@
 """The versions that meet, each service of each version installed in a virtual environment of its own.
 
-"New" is the working tree. "Old" is the last release that differs from it: right after a release the tree is that
-release, and what it will meet is the one before.
+"New" is the working tree, "old" the latest release.
 """
 
 import hashlib
@@ -14,11 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from releasing import version
 from releasing.build import CACHE, TOOLS_LOCK, CannotBuild, build, built, git, sha256, time_of
-from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder, version_of_tree
+from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder
 
 Age = Literal["old", "new"]
-BUILT_WITH = (TOOLS_LOCK, "ruff.toml", ".gitignore")
+BUILT_WITH = (TOOLS_LOCK, "ruff.toml", ".gitignore", "packages/version.py")
 """What has a say in a package's wheel, beside its folder."""
 _UV = Path(sys.executable).parent / "uv"
 
@@ -31,20 +31,13 @@ class Installed:
     age: Age
     version: str
     """What it says of itself."""
-    changed: bool
-    """Whether it is the tree, with changes that no release has."""
     python: Path
     """The interpreter of its environment."""
     commit: str
-    """Of its release; of a tree that has changes, none."""
+    """Of its release; the tree has none."""
 
     def __str__(self) -> str:
-        return f"{self.service} {self.label}"
-
-    @property
-    def label(self) -> str:
-        """Its version; of a tree that has changes since that was released, the version and a plus."""
-        return f"{self.version}+" if self.changed else self.version
+        return f"{self.service} {self.version}"
 
 
 def installed(say: Callable[[str], None]) -> Mapping[str, Sequence[Installed]]:
@@ -53,21 +46,17 @@ def installed(say: Callable[[str], None]) -> Mapping[str, Sequence[Installed]]:
     contracts = wheel_of_tree("contracts")
     found = {}
     for service in SERVICES:
-        released = ledger.of(service)
-        same = _is_released(service, ledger)
-        earlier = released[:-1] if same and len(released) > 1 else released
-        old = [_old(earlier[-1], ledger)] if earlier else []
-        found[service] = [*old, _new(service, contracts, released, same)]
-        say(f"{service}: {' and '.join(each.label for each in found[service])}")
+        latest = ledger.latest(service)
+        old = [_old(latest, ledger)] if latest else []
+        found[service] = [*old, _new(service, contracts)]
+        say(f"{service}: {' and '.join(each.version for each in found[service])}")
     return found
 
 
 def of_tree() -> Mapping[str, Installed]:
     """Of each service the new version. Raises CannotBuild."""
-    ledger, contracts = Ledger(), wheel_of_tree("contracts")
-    return {
-        service: _new(service, contracts, ledger.of(service), _is_released(service, ledger)) for service in SERVICES
-    }
+    contracts = wheel_of_tree("contracts")
+    return {service: _new(service, contracts) for service in SERVICES}
 
 
 def wheel_of_tree(package: str) -> Path:
@@ -75,7 +64,8 @@ def wheel_of_tree(package: str) -> Path:
     options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
     paths = git("ls-files", *options, "--", folder(package), *BUILT_WITH)
     files = [ROOT / path for path in paths.splitlines() if "/tests/" not in path and (ROOT / path).is_file()]
-    digest = hashlib.sha256()
+    called = version.of_tree(package).text
+    digest = hashlib.sha256(called.encode())
     for file in files:
         content = file.read_bytes()
         digest.update(f"{file.relative_to(ROOT)} {len(content)}\n".encode() + content)
@@ -86,44 +76,24 @@ def wheel_of_tree(package: str) -> Path:
                 copy = tree / file.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, copy)
-            build(Path(tree), package, time_of("HEAD"), place)
+            build(Path(tree), package, time_of("HEAD"), place, called)
 
     (wheel,) = _made(f"tree-{package}-{digest.hexdigest()[:12]}", make).glob("*.whl")
     return wheel
 
 
-def _is_released(service: str, ledger: Ledger) -> bool:
-    """Whether the tree's service, with the tree's contracts, is what was released last."""
-    latest, contracts = ledger.latest(service), ledger.latest("contracts")
-    if latest is None or contracts is None or latest.contracts != contracts.version:
-        return False
-    place = folder(service)
-    return not _changed(latest.commit, f"{place}/src", f"{place}/requirements.lock") and not _changed(
-        contracts.commit, "contracts/proto", "contracts/generator", "contracts/src"
-    )
-
-
-def _changed(commit: str, *paths: str) -> bool:
-    return bool(
-        git("diff", "--name-only", commit, "--", *paths)
-        or git("ls-files", "--others", "--exclude-standard", "--", *paths)
-    )
-
-
 def _old(release: Release, ledger: Ledger) -> Installed:
-    lock = git("show", f"{release.commit}:{folder(release.package)}/requirements.lock") + "\n"
+    lock = git("cat-file", "blob", f"{release.commit}:{folder(release.package)}/requirements.lock") + "\n"
     contracts = built(ledger.find("contracts", release.contracts)).wheel
     python = _environment(release.package, lock, [built(release).wheel, contracts])
-    return Installed(release.package, "old", release.version, False, python, release.commit)
+    return Installed(release.package, "old", release.version, python, release.commit)
 
 
-def _new(service: str, contracts: Path, released: Sequence[Release], same: bool) -> Installed:
+def _new(service: str, contracts: Path) -> Installed:
     wheel = wheel_of_tree(service)
-    version = version_of_tree(service)
     lock = (ROOT / folder(service) / "requirements.lock").read_text()
     python = _environment(service, lock, [wheel, contracts])
-    changed = not same and any(each.version == version for each in released)
-    return Installed(service, "new", version, changed, python, released[-1].commit if same else "")
+    return Installed(service, "new", version.of_tree(service).text, python, "")
 
 
 def _environment(service: str, lock: str, wheels: Sequence[Path]) -> Path:
@@ -150,8 +120,8 @@ def _third_party(lock: str) -> Path:
             options = ("--quiet", "--no-deps", "--require-hashes", "--compile-bytecode", "--python", sys.executable)
             _run(_UV, "pip", "install", *options, "--target", place, "--requirement", requirements)
 
-    version = "{}.{}".format(*sys.version_info)
-    return _made(f"third-party-{version}-{hashlib.sha256(lock.encode()).hexdigest()[:12]}", make)
+    python = "{}.{}".format(*sys.version_info)
+    return _made(f"third-party-{python}-{hashlib.sha256(lock.encode()).hexdigest()[:12]}", make)
 
 
 def _made(name: str, make: Callable[[Path], None]) -> Path:

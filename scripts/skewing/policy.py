@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 
-from releasing.ledger import numbers
+from releasing import version
 
 MINORS_APART = 1
 POLICY = (
@@ -17,15 +17,16 @@ def breaches(versions: Mapping[str, Collection[str]], contracts: Mapping[tuple[s
     """A sentence for each pair that may not meet.
 
     `versions` are those of each service; `contracts` says which contracts a version of a service was released with,
-    where that is known. Raises ValueError where a version is none.
+    where that is known. A development version counts as the minor that it leads to. Raises ValueError where a version
+    is none.
     """
     return [*_beside(versions), *_across(versions, contracts)]
 
 
 def _beside(versions: Mapping[str, Collection[str]]) -> Iterator[str]:
     for service, found in versions.items():
-        for old, new in combinations(sorted(found, key=numbers), 2):
-            (major, minor, _), (new_major, new_minor, _) = numbers(old), numbers(new)
+        for old, new in combinations(sorted(found, key=version.order), 2):
+            (major, minor, *_), (new_major, new_minor, *_) = version.order(old), version.order(new)
             if major != new_major:
                 yield f"{service} {old} beside {new}: their major versions differ, so they cannot share a database."
             elif new_minor - minor > MINORS_APART:
@@ -38,8 +39,12 @@ def _beside(versions: Mapping[str, Collection[str]]) -> Iterator[str]:
 def _across(versions: Mapping[str, Collection[str]], contracts: Mapping[tuple[str, str], str]) -> Iterator[str]:
     known = [(service, each) for service, found in versions.items() for each in found if (service, each) in contracts]
     for first, second in combinations(known, 2):
-        if first[0] != second[0] and numbers(contracts[first])[0] != numbers(contracts[second])[0]:
+        if first[0] != second[0] and _major(contracts[first]) != _major(contracts[second]):
             yield (
                 f"{' '.join(first)} beside {' '.join(second)}: they speak contracts {contracts[first]} and "
                 f"{contracts[second]}, whose major versions differ."
             )
+
+
+def _major(text: str) -> int:
+    return version.order(text)[0]

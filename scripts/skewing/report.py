@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from releasing import version
 from releasing.ledger import SERVICES
 
 from skewing.installed import Installed
@@ -22,10 +23,10 @@ class NoRow(Exception):
 def as_json(versions: Mapping[str, Sequence[Installed]], cells: Sequence[Cell], rolled: Rolled | None) -> str:
     """The whole of it."""
     said: dict[str, Any] = {
-        "versions": {service: [each.label for each in found] for service, found in versions.items()},
+        "versions": {service: [each.version for each in found] for service, found in versions.items()},
         "cells": [
             {
-                "versions": {each.service: each.label for each in cell.versions},
+                "versions": {each.service: each.version for each in cell.versions},
                 "ages": {each.service: each.age for each in cell.versions},
                 "green": cell.green,
                 "scenarios": {
@@ -74,18 +75,19 @@ def as_markdown(cells: Sequence[Cell], rolled: Rolled | None) -> str:
     parts = [DOCUMENT.format(policy=fill(POLICY, 120)), table(cells)]
     if left_out:
         names = "\n".join(f"- `{name}` ({count}×)" for name, count in sorted(left_out.items()))
-        parts.append(f"Left out, since they stop services, or are about what is newer than what serves:\n\n{names}")
+        reasons = "they stop services, need a newer version or ask for more than the contract promises"
+        parts.append(f"Left out, because {reasons}:\n\n{names}")
     if rolled is not None:
         steps = "\n".join(f"{number}. {step}" for number, step in enumerate(rolled.steps, start=1))
-        parts.append(f"## The rolling upgrade and downgrade\n\n{fill(as_sentence(rolled), 120)}\n\n{steps}")
+        parts.append(f"{ROLLING}\n\n{fill(as_sentence(rolled), 120)}\n\n{steps}")
     return "\n\n".join(parts) + "\n"
 
 
 def as_sentence(rolled: Rolled) -> str:
     """How the clients of the rolling upgrade fared."""
     answers = ", ".join(f"{count} times {status}" for status, count in sorted(rolled.answers.items()))
-    verdict = "; ".join(rolled.wrong) or "none was lost, none refused without reason, and the audit is clean"
-    return f"{CLIENTS} clients placed {rolled.placed} orders and were answered {answers}: {verdict}."
+    verdict = "; ".join(rolled.wrong) or "No order was lost or refused without reason, and the audit was clean"
+    return f"{CLIENTS} clients placed {rolled.placed} orders. The answers were {answers}. {verdict}."
 
 
 def row(package: str, run: Path) -> str:
@@ -103,16 +105,17 @@ def row(package: str, run: Path) -> str:
     beside = []
     for service in SERVICES:
         if service != package:
-            # What is in no release has no version to name.
-            found = [each for each in dict.fromkeys(c["versions"][service] for c in own) if not each.endswith("+")]
+            # What is in no release is nothing that anybody else has.
+            every = dict.fromkeys(c["versions"][service] for c in own)
+            found = [each for each in every if not version.is_development(each)]
             beside.append(f"{service} {' and '.join(found) or 'none'}")
     rolled = len(versions) > 1 and not said.get("rolling", {"wrong": True})["wrong"]
     itself = f", and {versions[0]} of its own" if rolled else ""
     return f"Runs beside {'; '.join(beside)}{itself}."
 
 
-def _shown(version: Installed) -> str:
-    return f"**{version.label}**" if version.age == "new" else version.label
+def _shown(shown: Installed) -> str:
+    return f"**{shown.version}**" if shown.age == "new" else shown.version
 
 
 def _outcome(cell: Cell, suite: str) -> str:
@@ -125,32 +128,42 @@ def _outcome(cell: Cell, suite: str) -> str:
 
 
 DOCUMENT = """\
-# Versions that meet
+# Which versions may run together
 
 {policy}
 
-`scripts/skewing/policy.py` is what decides, and `./scripts/skew check compose/mixed.yaml` refuses a compose file that
-runs others side by side.
+`scripts/skewing/policy.py` holds this rule. `./scripts/skew check compose/mixed.yaml` refuses a compose file that
+breaks it.
 
-That it holds is shown by `./scripts/skew`: it builds the last released version of each service and the working tree,
-installs each in an environment of its own, and runs the end-to-end scenarios on every combination of them; then it
-replaces one service after another by its new version, and again by its old one, while orders flow. All combinations
-use the same databases, which the new versions have migrated. The scenarios are those of the tree, and those of each
-release, which a client of that release could have written.
+`./scripts/skew` tests that the rule is safe. It builds the last released version of each service and the working tree,
+and installs each in an environment of its own. Then it does two things:
 
-| | |
+1. It runs the end-to-end scenarios on every combination of these versions (the skew matrix). All combinations use the
+   same databases, which the new versions have migrated. The scenarios are those of the working tree and those that came
+   with each release, as a client of that release would use Souk.
+2. It replaces one service after another by its new version and then by its old one, while orders flow.
+
+| command | effect |
 | --- | --- |
-| `./scripts/skew` | the whole; exit code 1 where anything fails |
-| `./scripts/skew --write` | writes this page, too |
-| `./scripts/skew --json skew.json` | for machines |
-| `./scripts/skew --cell old,new,old,new --no-rolling` | one combination: gateway, orders, reservations, loyalty |
-| `SOUK_SKEW_SEED=7 ./scripts/skew` | the same order of replacements again |
-| `./scripts/skew row orders skew.json` | the line of it for a release's changelog |
-| `./scripts/skew check FILE…` | whether compose files keep to the policy; variables are those of the environment |
+| `./scripts/skew` | does both; exit code 1 if anything fails |
+| `./scripts/skew --write` | also writes this page |
+| `./scripts/skew --json skew.json` | also writes the result for machines |
+| `./scripts/skew --cell old,new,old,new --no-rolling` | tests one combination: gateway, orders, reservations, loyalty |
+| `SOUK_SKEW_SEED=7 ./scripts/skew` | replaces the services in the same order as the run that printed this seed |
+| `./scripts/skew row orders skew.json` | prints the line about that run for the changelog of a release |
+| `./scripts/skew check FILE…` | checks compose files against the rule, with the variables of the environment |
 
-A scenario about what is new says which versions it needs, and is left out where an older one serves:
-`@pytest.mark.needs(gateway="1.1.0", orders="1.1.0")`.
+A scenario that tests a new feature names the versions that it needs. It is left out of combinations with an older
+version: `@pytest.mark.needs(gateway="1.1.0", orders="1.1.0")`.
 
 ## The matrix
 
-New versions are **bold**; a plus says that the tree has changes which are in no release yet."""
+New versions are **bold**. They are those of the working tree, which is named by a
+[development version](adr/0014-development-versions.md)."""
+
+ROLLING = """\
+## The rolling upgrade and downgrade
+
+Each step replaces one process. "In place" stops the old process before the new one starts, so requests get 503 in
+between. "Beside it" starts the new process first ([how to replace a service without a 503](rollout.md)). The clients
+order items that are in stock, items that are sold out (409), and repeat requests that were answered."""

@@ -1,6 +1,5 @@
 """A Souk for the tests of a module, and its logs where one of them fails."""
 
-import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 
@@ -10,7 +9,6 @@ import pytest
 from tests.faults.proxy import GrpcProxy
 from tests.faults.souk import Souk
 
-LONG = os.environ.get("SOUK_TEST_LONG") == "1"
 FAILED = pytest.StashKey[bool]()
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from releasing.ledger import PACKAGES, SERVICES, Ledger, folder
 
-from tests.conftest import ROOT
+from tests.conftest import LONG, ROOT
 
-LONG = os.environ.get("SOUK_TEST_LONG") == "1"
 SHORT = ("new,new,new,new", "old,new,old,new", "new,old,new,old")
 DROPPED = '''
 """What no release may do."""
@@ -71,7 +70,7 @@ class Repository:
         self._git("add", "--all")
         self._git("commit", "--quiet", "--allow-empty", "--message=a beginning")
         for package in PACKAGES:
-            done = self.run("releasing", package, "7.0.0", "--checks=true")
+            done = self.run("releasing", package, "1.7.0", "--checks=true")
             assert done.returncode == 0, done.stderr
 
     def edit(self, path: str, pattern: str, new: str) -> None:

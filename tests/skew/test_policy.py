@@ -26,7 +26,9 @@ def composed(folder: Path, *images: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("others", [{"1.3.0"}, {"1.2.7"}, {"1.4.0"}, {"1.3.9"}, set()])
+@pytest.mark.parametrize(
+    "others", [{"1.3.0"}, {"1.2.7"}, {"1.4.0"}, {"1.3.9"}, {"1.4.0.dev7+g2a7b2b4"}, {"1.2.0.dev0+unknown"}, set()]
+)
 def test_a_version_may_stand_beside_its_own_minor_and_the_next(others: set[str]) -> None:
     assert not breaches({"orders": {"1.3.2", *others}, "gateway": {"1.9.0"}}, {})
 
@@ -37,6 +39,8 @@ def test_a_version_may_stand_beside_its_own_minor_and_the_next(others: set[str])
         ("1.0.0", "1.3.0", "3 minors apart"),
         ("1.8.1", "1.10.0", "2 minors apart"),
         ("1.4.0", "2.0.0", "major versions differ"),
+        ("1.0.0", "1.2.0.dev7+g2a7b2b4", "2 minors apart"),
+        ("1.2.0.dev10+g2a7b2b4", "2.0.0.dev9+g2a7b2b4.dirty", "major versions differ"),
     ],
 )
 def test_a_version_may_not_stand_beside_one_that_is_further_away(old: str, new: str, said: str) -> None:
@@ -90,9 +94,18 @@ def test_a_compose_file_outside_the_policy_is_refused_by_name_and_version(tmp_pa
 
 
 def test_a_part_of_a_version_is_the_newest_one_that_it_names(tmp_path: Path) -> None:
-    known = {"orders": ["1.2.0", "1.10.0", "1.9.0", "10.0.0"], "gateway": ["1.0.0"]}
-    file = composed(tmp_path, "souk/orders:1", "souk/orders:1.2", "souk/gateway:1.0.0")
-    assert compose.versions(file, {}, known) == {"orders": {"1.10.0", "1.2.0"}, "gateway": {"1.0.0"}}
+    released = {"orders": ["1.2.0", "1.10.0", "1.9.0", "10.0.0"], "gateway": ["1.0.0"]}
+    file = composed(tmp_path, "souk/orders:1", "souk/orders:1.2", "souk/gateway:1.0.0", "souk/gateway:1.0.0-r3")
+    assert compose.versions(file, {}, released, {}) == {"orders": {"1.10.0", "1.2.0"}, "gateway": {"1.0.0"}}
+
+
+def test_the_images_of_a_tree_are_of_its_development_versions(tmp_path: Path) -> None:
+    released, tree = {"orders": ["1.1.0"], "gateway": []}, {"orders": "1.2.0.dev7+g2a7b2b4.dirty"}
+    file = composed(tmp_path, "souk/orders:1", "souk/orders:tree", "souk/gateway:1.3.0.dev12-g0123456")
+    assert compose.versions(file, {}, released, tree) == {
+        "orders": {"1.1.0", "1.2.0.dev7+g2a7b2b4.dirty"},
+        "gateway": {"1.3.0.dev12+g0123456"},
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
-"""The line of a run that a release's changelog carries."""
+"""The line of a run that a release's changelog carries, and the page that a run writes."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from releasing.ledger import SERVICES
-from skewing.report import NoRow, row
+from releasing.ledger import ROOT, SERVICES
+from skewing.report import NoRow, as_markdown, row
+from skewing.rolling import Rolled
 
 
 def cell(green: bool, **versions: str) -> dict[str, Any]:
@@ -25,7 +26,7 @@ OLD = {"gateway": "1.0.0", "reservations": "1.0.0", "loyalty": "1.0.0"}
 
 
 def test_it_names_the_versions_that_it_ran_beside(tmp_path: Path) -> None:
-    unreleased = "1.0.0+"
+    unreleased = "1.1.0.dev7+g2a7b2b4"
     run = written(
         tmp_path,
         cell(True, orders="1.1.0", **OLD),
@@ -49,3 +50,11 @@ def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
             row("orders", failed)
     with pytest.raises(NoRow, match="is not what"):
         row("orders", tmp_path / "none.json")
+
+
+def test_the_page_says_what_a_run_would_write() -> None:
+    page = (ROOT / "docs/skew.md").read_text()
+    before_matrix, _, after_matrix = as_markdown([], Rolled()).partition("| gateway")
+    before_answers = after_matrix[after_matrix.index("## ") :].partition("\n\n16 clients")[0]
+    assert page.startswith(before_matrix)
+    assert before_answers in page

@@ -46,8 +46,8 @@ def test_each_variable_sets_its_setting(name: str, value: str, expected: dict[st
         ("unix:/run/orders", (Target("unix:/run/orders"),)),
         ("ipv4:///10.0.0.1:1,10.0.0.2:1", (Target("ipv4:///10.0.0.1:1,10.0.0.2:1"),)),
         (
-            "1.0.0=orders:1;0, 1.1.0-rc.1=dns:///o:2;7",
-            (Target("orders:1", "1.0.0", 0), Target("dns:///o:2", "1.1.0-rc.1", 7)),
+            "1.0.0=orders:1;0, 1.2.0.dev7+g2a7b2b4.dirty=dns:///o:2;7",
+            (Target("orders:1", "1.0.0", 0), Target("dns:///o:2", "1.2.0.dev7+g2a7b2b4.dirty", 7)),
         ),
     ],
 )

@@ -272,6 +272,7 @@ def test_a_schema_fits_the_versions_that_it_names_and_later_ones(database_url: s
     with database.begin() as connection:
         connection.execute(text("UPDATE schema_support SET revision = '9999', oldest_version = '1.10.0'"))
     database.check_schema(REVISION, "1.10.0")
+    database.check_schema(REVISION, "1.10.0.dev7+g2a7b2b4.dirty")
     with pytest.raises(SchemaMismatch, match=r"run version 1\.10\.0 or later"):
-        database.check_schema(REVISION, "1.9.0")
+        database.check_schema(REVISION, "1.9.0.dev12+g2a7b2b4")
     database.close()
