@@ -60,7 +60,7 @@ def order(text: str) -> tuple[int, int, int, bool, int]:
     """
     match = _FORM.fullmatch(text)
     if match is None:
-        raise ValueError(f"'{text}' is no version such as 1.2.0 or 1.2.0.dev7+g2a7b2b4")
+        raise ValueError(f"'{text}' is not a version such as 1.2.0 or 1.2.0.dev7+g2a7b2b4")
     major, minor, patch, commits = match.groups()
     return int(major), int(minor), int(patch), commits is None, int(commits or 0)
 

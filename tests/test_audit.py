@@ -349,7 +349,7 @@ def test_people_are_shown_the_id_and_the_figures(copy: Path, shop: Shop) -> None
     spoil(copy, "reservations", "UPDATE items SET sold = sold + 7 WHERE sku = '{rug}'", shop.words)
     done = audit(copy)
     assert done.returncode == 1
-    line = f"  {shop.words['rug']}  98 on hand + 9 sold = 107, and 100 were put in"
+    line = f"  {shop.words['rug']}  98 on hand + 9 sold = 107, but the journal says 100"
     assert f"STOCK_NOT_CONSERVED (1)\n{line}\n" in done.stdout
     assert "2 findings" in done.stdout
 
@@ -399,7 +399,7 @@ def test_what_waits_for_a_service_that_is_away_is_told_and_not_wrong(shop: Shop)
         assert (waiting["what"], waiting["oldest_order_id"]) == ("RELEASE to LOYALTY", order_id)
         assert waiting["last_error"]
         text = audit(shop.data).stdout
-        assert "waiting: RELEASE to LOYALTY: 1 tried in vain" in text
+        assert "waiting: RELEASE to LOYALTY: 1 failed so far" in text
     finally:
         shop.souk.revive("loyalty")
 

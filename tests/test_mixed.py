@@ -185,7 +185,7 @@ def test_a_canary_gets_its_share_step_by_step_and_is_taken_out_in_one_command(mi
     for gateway in (0, 1):
         assert created_by(mixed, gateway) == {f"orders/{new}": ORDERS}
 
-    assert "in force after" in mixed.script("rollback")
+    assert "; the change took " in mixed.script("rollback")
     for gateway in (0, 1):
         assert created_by(mixed, gateway) == {f"orders/{old}": ORDERS}
     shown = mixed.script("status")
@@ -199,5 +199,5 @@ def test_a_canary_that_fails_is_taken_out_at_once(mixed: Mixed) -> None:
     assert steps in (["0", "10"], ["0", "10", "50"])  # with a luck of 1 in 30,000 it gets through the first
     (errors,) = re.findall(rf"^  orders +{re.escape(broken)} .* ([1-9]\d*)$", walked, re.MULTILINE)
     assert int(errors) <= 100
-    assert "in force after" in walked
+    assert "; the change took " in walked
     assert created_by(mixed) == {f"orders/{mixed.old['orders']}": ORDERS}

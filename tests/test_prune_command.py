@@ -27,7 +27,7 @@ def prune(service: str, url: str, *arguments: str) -> subprocess.CompletedProces
 def test_an_age_that_cannot_be_meant_is_refused(service: str, days: str, tmp_path: Path) -> None:
     done = prune(service, f"sqlite:///{tmp_path}/never.db", f"--days={days}")
     assert done.returncode == 2
-    assert done.stderr.endswith(f"--days: it is '{days}', and must be a whole number from 1 to 36500\n")
+    assert done.stderr.endswith(f"--days: '{days}' is not a whole number from 1 to 36500\n")
     assert not (tmp_path / "never.db").exists()
 
 

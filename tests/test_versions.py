@@ -248,7 +248,7 @@ def test_builds_without_the_history_are_told_the_version(monkeypatch: pytest.Mon
     monkeypatch.setenv("SOUK_VERSION", "1.2.0.dev7+g2a7b2b4.dirty")
     assert version.of_package("orders") == "1.2.0.dev7+g2a7b2b4.dirty"
     monkeypatch.setenv("SOUK_VERSION", "latest")
-    with pytest.raises(ValueError, match=r"^SOUK_VERSION: 'latest' is no version such as 1\.2\.0"):
+    with pytest.raises(ValueError, match=r"^SOUK_VERSION: 'latest' is not a version such as 1\.2\.0"):
         version.of_package("orders")
 
 
@@ -300,7 +300,7 @@ def test_development_versions_come_before_their_release() -> None:
     assert by_text != ordered
     assert sorted(by_text, key=version.order) == ordered
     for wrong in ("1.2", "1.2.0.dev", "1.2.0+g2a7b2b4", "1.2.0.dev7+2a7b2b4", "tree", "01.2.0", ""):
-        with pytest.raises(ValueError, match="is no version such as"):
+        with pytest.raises(ValueError, match="is not a version such as"):
             version.order(wrong)
 
 

@@ -1,8 +1,9 @@
-"""Audits Souk's three databases: whether every order happened as a whole or not at all.
+"""Audits Souk's three databases: checks that every order happened completely or not at all.
 
-It only reads, and may run beside a live system. The databases are those of the environment, as the services read it
-(SOUK_ORDERS_DATABASE_URL and so on), or else SQLite files in SOUK_DATA (./data). Exit codes: 0 clean, 1 findings,
-2 a database cannot be read. docs/audit.md tells what each finding means.
+It only reads, and may run beside a live system. SOUK_ORDERS_DATABASE_URL, SOUK_RESERVATIONS_DATABASE_URL and
+SOUK_LOYALTY_DATABASE_URL name the databases, as they do for the services. By default they are the SQLite files in
+SOUK_DATA (./data). Exit codes: 0 clean, 1 there are findings, 2 a database cannot be read. docs/audit.md explains each
+finding.
 """
 
 import argparse
@@ -16,11 +17,11 @@ from auditor.databases import NAMES, Database, Unreadable, urls
 from auditor.report import as_json, as_text
 
 SLACK_S = 10.0
-"""From when the janitor should have looked to when it must have: clocks differ, and processes are started again."""
+"""How late the janitor may be without a finding: clocks differ, and services restart."""
 
 
 def hold_grace_s(participant: str, environment: Mapping[str, str] = os.environ) -> float:
-    """How long a hold may outlive its time: the janitor's period, as the service reads it, and some slack."""
+    """How long after its time a hold may still be HELD: the janitor's period, as the service reads it, plus slack."""
     names = (f"SOUK_{participant.upper()}_JANITOR_PERIOD_S", "SOUK_JANITOR_PERIOD_S")
     return float(next((environment[each] for each in names if environment.get(each)), "1")) + SLACK_S
 
@@ -36,21 +37,23 @@ def seconds(text: str) -> float:
 def main() -> int:
     """Gives the exit code."""
     parser = argparse.ArgumentParser("audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where the SQLite files are, whatever else is set")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="the folder of the SQLite files; overrides all variables"
+    )
     parser.add_argument(
         "--settle", type=seconds, default=5.0, metavar="SECONDS",
-        help="how long what the databases seem to disagree about is looked at again (%(default)s)",
+        help="check again for this long where the databases disagree, since orders may be under way (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--outbox-age", type=seconds, default=60.0, metavar="SECONDS",
-        help="how long a message may be due before it is tried (%(default)s)",
+        help="report a message that was due this long ago and was never tried (%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="the same for machines")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     options = parser.parse_args()
     try:
         grace_s = {name: hold_grace_s(name) for name in NAMES[1:]}
     except ValueError:
-        print("SOUK_JANITOR_PERIOD_S must be a number of seconds, as for the services.", file=sys.stderr)
+        print("SOUK_JANITOR_PERIOD_S, or a service's own, is not a number of seconds.", file=sys.stderr)
         return 2
     try:
         databases = {name: Database(name, url) for name, url in urls(options.data).items()}

@@ -138,7 +138,7 @@ class Audit:
         if order_ids and self._patience.settle_s:
             what = "1 order" if len(order_ids) == 1 else f"{len(order_ids):,} orders"
             limit_s = self._patience.settle_s
-            self._say(f"Looking again at {what}, for {limit_s:g} s at most: what is under way may yet arrive.")
+            self._say(f"Checking {what} again for up to {limit_s:g} s, since messages may be under way.")
         while True:
             judged = [each for ids in _chunks(order_ids) for each in self._judge(ids)]
             left = time.monotonic() < deadline

@@ -78,12 +78,14 @@ class Database:
             inspector = inspect(connection)
             for name, wanted in TABLES[self.name].items():
                 if not inspector.has_table(name):
-                    raise Unreadable(f"The {self.name} database ({self._place()}) has no table {name}; is it migrated?")
+                    raise Unreadable(
+                        f"The {self.name} database ({self._place()}) has no table {name}; run `migrate` on it first."
+                    )
                 missing = {*wanted} - {found["name"] for found in inspector.get_columns(name)}
                 if missing:
                     columns = ", ".join(f"{name}.{each}" for each in sorted(missing))
                     raise Unreadable(
-                        f"The {self.name} database has no {columns}: this auditor does not know its version."
+                        f"The {self.name} database has no {columns}; use the audit of the version that migrated it."
                     )
 
     def _place(self) -> str:
@@ -104,7 +106,7 @@ def key_findings(name: str, connection: Connection) -> Iterator[Finding]:
         ]
         if any(each and {*each} <= {*key} for each in keys):
             continue
-        yield Finding(Code.KEY_MISSING, f"{name}.{table_name}", f"nothing makes ({', '.join(key)}) unique")
+        yield Finding(Code.KEY_MISSING, f"{name}.{table_name}", f"no key makes ({', '.join(key)}) unique")
         columns: list[ColumnClause[Any]] = [column(each) for each in key]
         repeated = select(*columns, func.count()).select_from(table(table_name)).group_by(*columns)
         for *found, count in connection.execute(repeated.having(func.count() > 1).order_by(*columns)):

@@ -50,7 +50,11 @@ def order_findings(case: Case, stale_before_us: int) -> Iterator[Finding]:
         yield Finding(Code.STATE_UNKNOWN, order_id, f"the order is '{order.status}'")
         return
     if order.status == "ACCEPTED" and "CONFIRM" not in case.position():
-        yield Finding(Code.ORDER_STUCK, order_id, "the order is ACCEPTED, and no Confirm is pending that could end it")
+        yield Finding(
+            Code.ORDER_STUCK,
+            order_id,
+            "the order is ACCEPTED, but no Confirm is pending, so it will never be CONFIRMED",
+        )
     if order.status != "REFUSED":
         yield from _figure_findings(order)
 
@@ -58,13 +62,13 @@ def order_findings(case: Case, stale_before_us: int) -> Iterator[Finding]:
 def _message_findings(order: Order | None, message: Message, stale_before_us: int) -> Iterator[Finding]:
     what = f"{message.kind} to {message.participant}"
     if order is None:
-        yield Finding(Code.OUTBOX_ORPHAN, message.order_id, f"{what} is pending, and there is no such order")
+        yield Finding(Code.OUTBOX_ORPHAN, message.order_id, f"{what} is pending, but there is no such order")
     elif message.kind not in _kinds(order, message.participant):
-        yield Finding(Code.OUTBOX_CONTRADICTS, order.order_id, f"{what} is pending, and the order is {order.status}")
+        yield Finding(Code.OUTBOX_CONTRADICTS, order.order_id, f"{what} is pending, but the order is {order.status}")
     idle_since_us = max(message.created_at_us, message.due_at_us, message.leased_until_us)
     if not message.attempts and idle_since_us < stale_before_us:
         idle_s = (stale_before_us - idle_since_us) / 1e6
-        figures = f"{what} was never tried, {idle_s:.0f} s after it should have been"
+        figures = f"{what} should have been tried {idle_s:.0f} s ago, but never was"
         yield Finding(Code.OUTBOX_STALE, message.order_id, figures)
 
 
@@ -94,23 +98,23 @@ def _figure_findings(order: Order) -> Iterator[Finding]:
     total = subtotal - discount - redeemed
     wrong = []
     if not sound:
-        wrong.append("a line without pieces, a negative price or no line at all")
+        wrong.append("the order has no lines, a line without pieces, or a negative price")
     if discount != subtotal * percent // 100:
-        wrong.append(f"{percent} percent of {subtotal} are {subtotal * percent // 100}, and the discount is {discount}")
+        wrong.append(f"{percent} percent of {subtotal} is {subtotal * percent // 100}, but the discount is {discount}")
     if total < 0:
-        wrong.append(f"the total is {subtotal} - {discount} - {redeemed} = {total}")
+        wrong.append(f"the total is negative: {subtotal} - {discount} - {redeemed} = {total}")
     if min(percent, redeemed, order.points_earned) < 0:
-        wrong.append(f"{percent} percent, {redeemed} points redeemed, {order.points_earned} earned: one is negative")
+        wrong.append(f"one is negative: {percent} percent, {redeemed} points redeemed, {order.points_earned} earned")
     if order.without_loyalty and (percent or discount or redeemed or order.points_earned):
-        wrong.append("it is without loyalty, and has a discount or points")
+        wrong.append("the order is without loyalty, but has a discount or points")
     for each in wrong:
         yield Finding(Code.FIGURES_DISAGREE, order.order_id, each)
 
 
 def suspicions(case: Case, now_us: int) -> Iterator[Finding]:
-    """What reservations and loyalty have not done as the order says, though nothing is pending that would mend it.
+    """Where reservations or loyalty differ from what the order says, and no pending message will correct it.
 
-    Right where all rows are of one moment. Of snapshots of different moments some of it may have been overtaken.
+    Reliable if all rows are from one moment. With rows from different moments, an order may have moved on in between.
     """
     order = case.order
     if order is None:
@@ -131,24 +135,26 @@ def suspicions(case: Case, now_us: int) -> Iterator[Finding]:
 def _without_order(case: Case) -> Iterator[Finding]:
     # Only orders' relay confirms and closes, so whatever was confirmed or closed has an order, or a refusal.
     if case.reservation is not None and case.reservation.state in ("CONFIRMED", "CLOSED"):
-        figures = f"the reservation is {case.reservation.state}, and there is no order and no refusal of this id"
+        figures = f"the reservation is {case.reservation.state}, but there is no order or refusal with this id"
         yield Finding(Code.RESERVATION_WITHOUT_ORDER, case.order_id, figures)
     if case.hold is not None and case.hold.state in ("CONFIRMED", "CLOSED"):
-        figures = f"the hold is {case.hold.state}, and there is no order and no refusal of this id"
+        figures = f"the hold is {case.hold.state}, but there is no order or refusal with this id"
         yield Finding(Code.HOLD_WITHOUT_ORDER, case.order_id, figures)
 
 
 def _sold(order: Order, reservation: Reservation | None) -> Iterator[Finding]:
     if reservation is None or reservation.state != "CONFIRMED":
         state = reservation.state if reservation else "not there"
-        figures = f"the order is {order.status}, and its reservation is {state}"
+        figures = f"the order is {order.status}, but its reservation is {state}"
         yield Finding(Code.ORDER_WITHOUT_RESERVATION, order.order_id, figures)
         return
     if order.lines is None or reservation.lines is None:  # a finding of its own
         return
     wanted, sold = _quantities(order.lines), _quantities(reservation.lines)
     if wanted != sold:
-        yield Finding(Code.RESERVATION_DIFFERS, order.order_id, f"the order says {wanted}, its reservation {sold}")
+        yield Finding(
+            Code.RESERVATION_DIFFERS, order.order_id, f"the order says {wanted}, but its reservation says {sold}"
+        )
 
 
 def _quantities(lines: Sequence[OrderLine | ReservedLine]) -> dict[str, int]:
@@ -163,16 +169,16 @@ def _booked(order: Order, hold: Hold | None) -> Iterator[Finding]:
     state = hold.state if hold else "not there"
     if order.without_loyalty:
         if state == "CONFIRMED":
-            figures = f"the order is {order.status} and without loyalty, and its hold is CONFIRMED"
+            figures = f"the order is {order.status} and without loyalty, but its hold is CONFIRMED"
             yield Finding(Code.HOLD_NOT_WANTED, order.order_id, figures)
     elif hold is None or state != "CONFIRMED":
-        figures = f"the order is {order.status}, and its hold is {state}"
+        figures = f"the order is {order.status}, but its hold is {state}"
         yield Finding(Code.ORDER_WITHOUT_HOLD, order.order_id, figures)
     else:
         wanted = (order.customer_id, order.points_redeemed, order.points_earned)
         booked = (hold.customer_id, hold.points_redeemed, hold.points_earned)
         if wanted != booked:
-            figures = "the order says {}, {} redeemed, {} earned; its hold {}, {} redeemed, {} earned"
+            figures = "the order says {}, {} redeemed, {} earned; its hold says {}, {} redeemed, {} earned"
             yield Finding(Code.HOLD_DIFFERS, order.order_id, figures.format(*wanted, *booked))
 
 
@@ -184,7 +190,7 @@ def _given_back(
     order: Order, row: Reservation | Hold | None, kept: bool, what: str, codes: tuple[Code, Code]
 ) -> Iterator[Finding]:
     state = row.state if row else "not there"
-    figures = f"the order is {order.status}, nothing is pending, and its {what} is {state}"
+    figures = f"the order is {order.status} and nothing is pending, but its {what} is {state}"
     if state == "CONFIRMED":
         yield Finding(codes[0], order.order_id, figures)
     elif state != "CLOSED" and state in ("not there", *STATES) and kept:

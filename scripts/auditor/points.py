@@ -26,7 +26,7 @@ class Points:
                 self._findings.append(Finding(Code.STATE_UNKNOWN, row.order_id, f"the hold is '{state}'"))
             elif state == "HELD" and row.expires_at_us < self._overdue_us:
                 late_s = (self._overdue_us - row.expires_at_us) / 1e6
-                figures = f"the hold is HELD, {late_s:.0f} s after it should have been expired"
+                figures = f"the hold is still HELD, {late_s:.0f} s after it should have expired"
                 self._findings.append(Finding(Code.HOLD_OVERDUE, row.order_id, figures))
             yield row
 
@@ -44,15 +44,15 @@ def _account_findings(
     journal = put_in.amount if put_in else 0
     booked, held = (sums.booked, sums.held) if sums else (0, 0)
     if account is None:
-        figures = f"there is no such account, and its journal says {journal}, its holds {booked} booked and {held} held"
+        figures = f"there is no such account, but {journal} points in the journal, {booked} booked and {held} held"
         yield Finding(Code.ACCOUNT_MISSING, customer_id, figures)
         return
     if account.points != journal + booked:
         figures = (
-            f"the account says {account.points} points, and {journal} were put in and {booked} booked by its CONFIRMED "
-            f"holds: {journal + booked}"
+            f"the account says {account.points} points, but the journal's {journal} and the {booked} of its CONFIRMED "
+            f"holds add up to {journal + booked}"
         )
         yield Finding(Code.POINTS_NOT_CONSERVED, customer_id, figures)
     if account.points_held != held:
-        figures = f"the account says {account.points_held} points held, its HELD holds {held}"
+        figures = f"the account says {account.points_held} points held, but its HELD holds add up to {held}"
         yield Finding(Code.POINTS_HELD_MISMATCH, customer_id, figures)

@@ -1,4 +1,4 @@
-"""The report: for people, and for machines."""
+"""The report: as text and as JSON."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from auditor.audit import Report
 from auditor.findings import Finding
 
 SHOWN = 20
-"""Findings of one code that people are shown; machines get all."""
+"""How many findings of one code the text shows; JSON has all."""
 
 
 def as_json(report: Report) -> str:
@@ -60,7 +60,7 @@ def _checked(report: Report) -> Iterator[str]:
         yield f"{name:<14}{sum(counts.values()):>11,}   {states}".rstrip()
     pending = "   ".join(f"{what} {count:,}" for what, count in sorted(report.pending.items()))
     yield f"{'outbox':<14}{sum(report.pending.values()):>11,}   {pending}".rstrip()
-    yield f"{'in flight':<14}{report.in_flight:>11,}   orders with something pending or held; no fault"
+    yield f"{'in flight':<14}{report.in_flight:>11,}   orders with something pending or held; this is normal"
 
 
 def _waiting(report: Report) -> Iterator[str]:
@@ -68,8 +68,8 @@ def _waiting(report: Report) -> Iterator[str]:
     for what, each in sorted(report.waiting.items()):
         age_s = (now_us - each.oldest_us) // 1_000_000
         yield (
-            f"\nwaiting: {what}: {each.count:,} tried in vain, up to {each.attempts} times; the oldest for {age_s} s, "
-            f"of the order {each.oldest_id}: {each.last_error or 'no error is told'}"
+            f"\nwaiting: {what}: {each.count:,} failed so far, after up to {each.attempts} attempts; the oldest has "
+            f"waited {age_s} s, for the order {each.oldest_id}: {each.last_error or 'no error was recorded'}"
         )
 
 
@@ -80,12 +80,12 @@ def _findings(findings: list[Finding]) -> Iterator[str]:
         for finding in same[:SHOWN]:
             yield f"  {finding.id}  {finding.figures}"
         if len(same) > SHOWN:
-            yield f"  … and {len(same) - SHOWN:,} more, which --json tells"
+            yield f"  … and {len(same) - SHOWN:,} more; --json lists all"
 
 
 def _verdict(report: Report) -> str:
     if not report.findings:
-        return f"\nClean: all that must hold does ({report.seconds:.1f} s)."
+        return f"\nClean: every check passed ({report.seconds:.1f} s)."
     count = len(report.findings)
     what = "finding" if count == 1 else "findings"
-    return f"\n{count:,} {what}; docs/audit.md says what to do ({report.seconds:.1f} s)."
+    return f"\n{count:,} {what}; docs/audit.md says what each one means and what to do ({report.seconds:.1f} s)."

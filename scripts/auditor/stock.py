@@ -36,7 +36,7 @@ class Stock:
             sums = self._held
             if row.expires_at_us < self._overdue_us:
                 late_s = (self._overdue_us - row.expires_at_us) / 1e6
-                figures = f"the reservation is HELD, {late_s:.0f} s after it should have been expired"
+                figures = f"the reservation is still HELD, {late_s:.0f} s after it should have expired"
                 self._findings.append(Finding(Code.RESERVATION_OVERDUE, row.order_id, figures))
         if row.lines is None:
             figures = "the lines of the reservation cannot be read"
@@ -58,15 +58,21 @@ class Stock:
 def _item_findings(sku: str, item: Item | None, put_in: JournalSum | None, held: int, sold: int) -> Iterator[Finding]:
     journal = put_in.amount if put_in else 0
     if item is None:
-        figures = f"there is no such item, and its journal says {journal}, {held} are HELD and {sold} CONFIRMED"
+        figures = f"there is no such item, but {journal} pieces in the journal, {held} HELD and {sold} CONFIRMED"
         yield Finding(Code.ITEM_MISSING, sku, figures)
         return
     if item.on_hand + item.sold != journal:
-        figures = f"{item.on_hand} on hand + {item.sold} sold = {item.on_hand + item.sold}, and {journal} were put in"
+        figures = (
+            f"{item.on_hand} on hand + {item.sold} sold = {item.on_hand + item.sold}, but the journal says {journal}"
+        )
         yield Finding(Code.STOCK_NOT_CONSERVED, sku, figures)
     if not 0 <= item.held <= item.on_hand:
-        yield Finding(Code.HELD_OUT_OF_RANGE, sku, f"{item.held} are held of {item.on_hand} on hand")
+        yield Finding(Code.HELD_OUT_OF_RANGE, sku, f"the item says {item.held} held, but {item.on_hand} on hand")
     if item.held != held:
-        yield Finding(Code.HELD_MISMATCH, sku, f"the item says {item.held} held, its HELD reservations {held}")
+        yield Finding(
+            Code.HELD_MISMATCH, sku, f"the item says {item.held} held, but its HELD reservations add up to {held}"
+        )
     if item.sold != sold:
-        yield Finding(Code.SOLD_MISMATCH, sku, f"the item says {item.sold} sold, its CONFIRMED reservations {sold}")
+        yield Finding(
+            Code.SOLD_MISMATCH, sku, f"the item says {item.sold} sold, but its CONFIRMED reservations add up to {sold}"
+        )

@@ -127,21 +127,30 @@ def number(text: str) -> int:
 def main() -> int:
     """Gives the exit code."""
     parser = argparse.ArgumentParser("bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=WHAT, default=WHAT, help="what to measure")
-    parser.add_argument("--stacks", nargs="+", choices=STACKS, default=STACKS, help="what takes turns")
+    parser.add_argument("--only", nargs="+", choices=WHAT, default=WHAT, help="what to measure (all)")
+    parser.add_argument("--stacks", nargs="+", choices=STACKS, default=STACKS, help="which stacks take turns (all)")
     parser.add_argument(
-        "--connections", nargs="+", type=number, default=(1, 16, 64, 256), metavar="N", help="1 16 64 256"
+        "--connections",
+        nargs="+",
+        type=number,
+        default=(1, 16, 64, 256),
+        metavar="N",
+        help="connections of wrk (1 16 64 256)",
     )
-    parser.add_argument("--seconds", type=number, default=8, metavar="S", help="of a turn (%(default)s)")
-    parser.add_argument("--rounds", type=number, default=3, metavar="N", help="turns of each (%(default)s)")
+    parser.add_argument("--seconds", type=number, default=8, metavar="S", help="length of a turn (%(default)s)")
+    parser.add_argument("--rounds", type=number, default=3, metavar="N", help="turns of each stack (%(default)s)")
     parser.add_argument(
-        "--orders", type=number, default=100_000, metavar="N", help="after which memory is compared (%(default)s)"
+        "--orders", type=number, default=100_000, metavar="N", help="compare memory after so many orders (%(default)s)"
     )
     parser.add_argument(
-        "--many", type=number, default=measures.MANY, metavar="N", help="stored orders to grow to (%(default)s)"
+        "--many",
+        type=number,
+        default=measures.MANY,
+        metavar="N",
+        help="measure up to so many stored orders (%(default)s)",
     )
-    parser.add_argument("--starts", type=number, default=7, metavar="N", help="starts of each (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures for machines")
+    parser.add_argument("--starts", type=number, default=7, metavar="N", help="starts of each service (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as JSON")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and docs/benchmarks.json")
     options = parser.parse_args()
     try:

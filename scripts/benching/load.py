@@ -81,5 +81,5 @@ def drive(address: str, *, connections: int, seconds: int, customers: int) -> Lo
         raise NoLoad(f"wrk gave no result:\n{done.stdout}{done.stderr}")
     orders, duration_us, p50_us, p99_us, errors = map(int, found.groups())
     if errors or not orders:
-        raise NoLoad(f"{errors} of {orders} orders were not answered as they should be:\n{done.stdout}")
+        raise NoLoad(f"{errors} of {orders} orders got an unexpected answer:\n{done.stdout}")
     return Load(orders, duration_us / 1e6, p50_us / 1e3, p99_us / 1e3)

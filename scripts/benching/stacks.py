@@ -150,7 +150,7 @@ class Souk:
         deadline = time.monotonic() + _SETTLED_S
         while self._to_tell() > self._standing:
             if time.monotonic() > deadline:
-                raise Failed(f"{self.name}: orders are not settled within {_SETTLED_S} s")
+                raise Failed(f"{self.name}: some orders are not settled after {_SETTLED_S} s")
             time.sleep(_POLL_S)
 
     def _to_tell(self) -> int:
@@ -211,4 +211,4 @@ def _wait(
             if answer.status == status and is_enough(answer.read()):
                 return
         time.sleep(_POLL_S)
-    raise Failed(f"{method} http://{address}{path} does not answer as it should within {_READY_S} s")
+    raise Failed(f"{method} http://{address}{path} gives no expected answer within {_READY_S} s")

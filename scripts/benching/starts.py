@@ -130,7 +130,7 @@ def containers(rounds: int, say: Say) -> Mapping[str, ContainerStart]:
     try:
         images = _images()
     except CannotBuild as error:
-        say(f"starts of containers are left out: {error}")
+        say(f"starts of containers are not measured: {error}")
         return {}
     found = {}
     for image in images:

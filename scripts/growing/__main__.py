@@ -1,4 +1,4 @@
-"""Compares this tree with every release that it must get on with, and says what was taken away."""
+"""Compares this tree with every release that it must work with, and reports what would break that release."""
 
 import argparse
 import sys
@@ -16,10 +16,10 @@ def contracts(ledger: Ledger) -> Iterator[Finding]:
     """Against every released version of this tree's major."""
     releases = versions.of_major(ledger, "contracts", __version__)
     if not releases:
-        _say(f"no contracts of major version {__version__.partition('.')[0]} are released yet: nothing to compare with")
+        _say(f"no contracts of major version {__version__.partition('.')[0]} are released yet, so nothing is compared")
     new = versions.of_tree()
     for release in releases:
-        _say(f"the contracts of this tree, and {release}")
+        _say(f"comparing the contracts of this tree with {release}")
         with versions.released(release) as old:
             yield from protos.shrunk(old, new)
             yield from openapi.shrunk(old.openapi, new.openapi)
@@ -31,9 +31,9 @@ def schemas(ledger: Ledger) -> Iterator[Finding]:
     for service in migrations.SERVICES:
         releases = migrations.supported(service, ledger)
         if not releases:
-            _say(f"no {service} is released yet: its migrations break nobody")
+            _say(f"no {service} is released yet, so its migrations break nobody")
         for release in releases:
-            _say(f"{release}, on a database that this tree has migrated")
+            _say(f"testing {release} on a database that this tree has migrated")
             with migrations.released(release, ledger) as old:
                 last = release == ledger.latest(service)
                 yield from migrations.harmed(service, old, migrations.source(service), last=last)
@@ -43,12 +43,12 @@ CHECKS: dict[str, Callable[[Ledger], Iterator[Finding]]] = {"contracts": contrac
 
 
 def main() -> None:
-    """Exit codes: 1 where something was taken away, or a check could not be carried out."""
+    """Exit codes: 0 nothing breaks, 1 something does or a check failed to run, 2 bad usage."""
     parser = argparse.ArgumentParser(prog="growth", description=__doc__)
-    parser.add_argument("checks", nargs="*", metavar="check", help=f"{' or '.join(CHECKS)}; all where none is named")
+    parser.add_argument("checks", nargs="*", metavar="check", help=f"{' or '.join(CHECKS)} (all of them)")
     chosen = parser.parse_args().checks or list(CHECKS)
     if unknown := set(chosen) - CHECKS.keys():
-        parser.error(f"there is no check '{unknown.pop()}'; there are {', '.join(CHECKS)}")
+        parser.error(f"there is no check '{unknown.pop()}'; the checks are {', '.join(CHECKS)}")
     ledger = Ledger()
     try:
         found = [finding for name in chosen for finding in CHECKS[name](ledger)]
@@ -57,7 +57,7 @@ def main() -> None:
     for finding in found:
         print(finding)
     if found:
-        sys.exit(f"growth: {len(found)} found; docs/contracts.md says what each rule means, and what to do")
+        sys.exit(f"growth: {len(found)} found; docs/contracts.md explains each rule and what to do")
 
 
 def _say(text: str) -> None:

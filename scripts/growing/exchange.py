@@ -46,7 +46,7 @@ def _one_way(sender: Contracts, reader: Contracts, old: Contracts) -> Iterator[F
     for name, examples in sent_by_name.items():
         if name not in read:
             if sender is old:
-                yield Finding("WIRE_READABLE", name, f"{reader.name} has no such message, which {sender.name} sends")
+                yield Finding("WIRE_READABLE", name, f"{reader.name} has no such message, but {sender.name} sends it")
             continue
         for (kind, _, sent), seen, again in zip(examples, read[name], back[name], strict=True):
             for who, each in ((sender, sent), (reader, seen)):
@@ -69,18 +69,20 @@ def _differences(
         for name in seen.keys() | sent.keys():
             field = f"{place}.{name}"
             if name not in sent and seen[name]:
-                text = f"{reader.name} reads {_short(seen[name])} where {sender.name}, which lacks it, sent nothing"
+                text = f"{reader.name} reads {_short(seen[name])}, but {sender.name} does not have the field"
                 yield Finding("WIRE_DEFAULT", field, text)
             elif name in sent and name in seen:
                 yield from _differences(field, kind, sent[name], seen[name], sender, reader, old)
             elif name in sent and sender is old:
-                yield Finding("WIRE_READABLE", field, f"{reader.name} does not know what {sender.name} sends")
+                yield Finding(
+                    "WIRE_READABLE", field, f"{reader.name} does not have the field, but {sender.name} sends it"
+                )
     elif isinstance(sent, list) and isinstance(seen, list) and len(sent) == len(seen):
         for each_sent, each_seen in zip(sent, seen, strict=True):
             yield from _differences(place, kind, each_sent, each_seen, sender, reader, old)
     elif sent != seen or type(sent) is not type(seen):
         rule = "WIRE_ONEOF" if ".oneof " in place else _RULES[kind]
-        text = f"{sender.name} sent {_short(sent)}, {reader.name} reads {_short(seen)} ({kind})"
+        text = f"{sender.name} sent {_short(sent)}, but {reader.name} reads {_short(seen)} ({kind})"
         yield Finding(rule, place, text)
 
 

@@ -78,13 +78,15 @@ def harmed(service: str, old: Old, new: Path, *, last: bool) -> list[Finding]:
         before = installed / f"souk_{service}" / "migrations" / "versions"
         after = new / f"souk_{service}" / "migrations" / "versions"
         if edited := [path.name for path in _scripts(before) if not _same(path, after / path.name)]:
-            text = f"{', '.join(edited)} changed; databases that ran it will not run it again: write another migration"
+            text = (
+                f"{', '.join(edited)} changed, but databases that ran it will not run it again; write a new migration"
+            )
             return [Finding("MIGRATION_EDITED", place, text)]
         if len(_scripts(after)) == len(_scripts(before)):
             return []
         oldest = _oldest_version(service, new, installed)
         if numbers(old.version) < numbers(oldest):
-            text = f"the newest migration works with {oldest} or later only, and this is the last release"
+            text = f"the newest migration works only with {oldest} or later, so not with the last release"
             return [Finding("MIGRATION_LEAVES_OUT_LAST_RELEASE", place, text)] if last else []
         shutil.rmtree(before.parent)
         shutil.copytree(after.parent, before.parent, ignore=shutil.ignore_patterns("__pycache__"))

@@ -64,7 +64,7 @@ def _unexplained(old: Contracts, new: Contracts) -> Iterator[Finding]:
                 yield Finding(
                     "FIELD_SAYS_DEFAULT",
                     f"{file.package}.{message.name}.{field.name}",
-                    f"the comment on this new field does not say what it means where the field is {word}, "
+                    f"the comment on this new field must say what it means when the field is {word}, "
                     f"as it is in every message from {old.name}",
                 )
 

@@ -34,7 +34,7 @@ class Document:
             for part in node["$ref"].removeprefix("#/").split("/"):
                 found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
             if found is None or found is node:
-                raise CannotCheck(f"an OpenAPI file has a reference that leads nowhere: {node['$ref']}")
+                raise CannotCheck(f"an OpenAPI file has a reference to something that does not exist: {node['$ref']}")
             node = found
         return node
 
@@ -101,7 +101,7 @@ def _values(side: Side, given: Node, wanted: Node, place: str) -> Iterator[Findi
 def _limits(side: Side, given: Node, wanted: Node, place: str) -> Iterator[Finding]:
     for keyword in (*LOWEST, *HIGHEST, *EXACT):
         if keyword in wanted and not _keeps(keyword, given.get(keyword), wanted[keyword]):
-            text = f"{given.get(keyword, 'any')} does not keep to {wanted[keyword]}"
+            text = f"{given.get(keyword, 'no limit')} is not within {wanted[keyword]}"
             yield side.finding("LIMIT", pointer(place, keyword), text)
 
 
@@ -113,11 +113,11 @@ def _keeps(keyword: str, limit: Any, wanted: Any) -> bool:
 
 def _others(side: Side, before: Node, after: Node, place: str) -> Iterator[Finding]:
     if side.asks and before.get("default") != after.get("default"):
-        text = f"{before.get('default')} became {after.get('default')} for those who leave it out"
+        text = f"for clients that leave it out, {before.get('default')} became {after.get('default')}"
         yield side.finding("DEFAULT", pointer(place, "default"), text)
     for keyword in sorted((before.keys() | after.keys()) - UNDERSTOOD):
         if before.get(keyword) != after.get(keyword):
-            text = "it changed, and this check does not know what that means; teach it, or say it otherwise"
+            text = "it changed, and this check cannot judge the keyword; extend the check, or use another keyword"
             yield side.finding("NOT_UNDERSTOOD", pointer(place, keyword), text)
 
 
@@ -127,18 +127,20 @@ def _properties(side: Side, before: Node, after: Node, place: str) -> Iterator[F
     for name, node in old.items():
         at = pointer(place, "properties", name)
         if name not in new:
-            yield side.finding("PROPERTY_REMOVED", at, f"clients may {'send' if side.asks else 'read'} it")
+            yield side.finding("PROPERTY_REMOVED", at, f"clients may still {'send' if side.asks else 'read'} it")
             continue
         if not side.asks and name in was_required - is_required:
             yield side.finding("PROPERTY_OPTIONAL", at, "clients rely on it")
         yield from side.compared(node, new[name], at)
     if side.asks:
         for name in sorted(is_required - was_required):
-            yield side.finding("PROPERTY_REQUIRED", pointer(place, "properties", name), "there are requests without it")
+            yield side.finding(
+                "PROPERTY_REQUIRED", pointer(place, "properties", name), "clients may send requests without it"
+            )
         if _closed(after) and not _closed(before):
-            yield side.finding("CLOSED", place, "there may be requests with further properties")
+            yield side.finding("CLOSED", place, "clients may send additional properties")
     elif _closed(before) and (not _closed(after) or new.keys() - old.keys()):
-        yield side.finding("OPENED", place, "clients were told that there are no further properties")
+        yield side.finding("OPENED", place, "clients were told not to expect additional properties")
 
 
 def _types(schema: Node) -> frozenset[str]:

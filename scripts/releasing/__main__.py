@@ -38,16 +38,16 @@ def next_version(package: str, wanted: str, latest: Release | None) -> str:
     """`wanted` is a part of the version, or a version. Raises Refused."""
     if wanted in ("major", "minor", "patch"):
         if latest is None:
-            raise Refused(f"{package} has no release yet; name its first version: ./scripts/release {package} 1.0.0")
+            raise Refused(f"{package} has no release yet; give its first version: ./scripts/release {package} 1.0.0")
         major, minor, patch = numbers(latest.version)
         steps = {"major": (major + 1, 0, 0), "minor": (major, minor + 1, 0), "patch": (major, minor, patch + 1)}
         return ".".join(map(str, steps[wanted]))
     try:
         new = numbers(wanted)
     except ValueError as error:
-        raise Refused(f"{error}, nor patch, minor or major.") from None
+        raise Refused(f"{error}; give one, or patch, minor or major.") from None
     if latest is not None and new <= numbers(latest.version):
-        raise Refused(f"{package} {wanted} would not follow {latest.version}, its latest release.")
+        raise Refused(f"{package} {wanted} is not above {latest.version}, its latest release; give a higher version.")
     return wanted
 
 
@@ -85,20 +85,22 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
     contracts = contracts_for(package, ledger)
     fragments = sorted(path.name for path in (ROOT / folder(package) / "changelog.d").glob("*.md"))
     if wrong := [name for name in fragments if not FRAGMENT.fullmatch(name)]:
-        raise Refused(f"{folder(package)}/changelog.d/{wrong[0]} is no +<name>.<added|changed|fixed|removed>.md.")
+        raise Refused(
+            f"{folder(package)}/changelog.d/{wrong[0]} must be named +<name>.<added|changed|fixed|removed>.md."
+        )
     if not fragments:
-        raise Refused(f"Nothing to release: {folder(package)}/changelog.d says of no change.")
+        raise Refused(f"Nothing to release: {folder(package)}/changelog.d has no fragment that describes a change.")
     if git("status", "--porcelain", "--untracked-files=all"):
-        raise Refused("There are changes that are not committed; commit them or put them away.")
+        raise Refused("Some changes are not committed; commit them, or put them away with git stash.")
     tag = f"{package}-v{new}"
     if git("tag", "--list", tag):
-        raise Refused(f"The tag {tag} is there already.")
+        raise Refused(f"The tag {tag} already exists; choose another version, or delete the tag.")
     old, following = version.literal(package), literals.following(new)
     meets = package != "contracts" and latest is not None
     for step in (
         f"run {checks}" + (" and ./scripts/skew" if meets and skew is None else ""),
         f"write {folder(package)}/CHANGELOG.md from {', '.join(fragments)}",
-        f"set the version in {literals.file(package).relative_to(ROOT)}, {old} until now, to {new}",
+        f"change the version in {literals.file(package).relative_to(ROOT)} from {old} to {new}",
         f"commit, and tag {tag}",
         "build the wheel and the sdist from that commit" + (f", for contracts {contracts}" if contracts else ""),
         f"add the entry to releases.toml, set the version to {following}, and commit",
@@ -107,7 +109,7 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
     if dry_run:
         return
     if subprocess.run(shlex.split(checks), cwd=ROOT, check=False).returncode:
-        raise Refused(f"'{checks}' fails.")
+        raise Refused(f"'{checks}' failed; correct what it reports, then release again.")
     runs_beside = _runs_beside(package, skew) if meets else ""
     before = git("rev-parse", "HEAD")
     try:
@@ -138,7 +140,7 @@ def _runs_beside(package: str, skew: Path | None) -> str:
         if skew is None:
             skew = Path(folder) / "skew.json"
             if subprocess.run(["./scripts/skew", f"--json={skew}"], cwd=ROOT, check=False).returncode:
-                raise Refused("Old and new versions do not run beside each other: './scripts/skew' fails.")
+                raise Refused("'./scripts/skew' failed: old and new versions do not run beside each other.")
         try:
             return row(package, skew)
         except NoRow as error:
@@ -151,7 +153,7 @@ def _write_changelog(package: str, new: str, runs_beside: str) -> None:
     options = [f"--dir={ROOT / folder(package)}", f"--name=souk-{package}", f"--version={new}", f"--date={today}"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotBuild(f"The changelog cannot be written:\n{done.stdout}{done.stderr}")
+        raise CannotBuild(f"towncrier cannot write the changelog:\n{done.stdout}{done.stderr}")
     if runs_beside:
         changelog = ROOT / folder(package) / "CHANGELOG.md"
         heading = f"## {new} ({today})\n"
@@ -168,7 +170,7 @@ def verify() -> int:
         said = "; ".join(_differences(each, ledger))
         wrong += bool(said)
         print(f"{each!s:<24}{each.commit[:12]}  {said or 'the same bytes'}", flush=True)
-    print(f"{len(ledger.releases)} releases in {ledger.path.name}, {wrong} not as it says")
+    print(f"{len(ledger.releases)} releases in {ledger.path.name}, {wrong} of them differ from it")
     return wrong
 
 
@@ -176,7 +178,7 @@ def _differences(each: Release, ledger: Ledger) -> list[str]:
     """What of a release is not as the ledger says."""
     found = []
     if git("tag", "--list", each.tag) and git("rev-parse", f"{each.tag}^{{commit}}") != each.commit:
-        found.append(f"the tag {each.tag} is at another commit")
+        found.append(f"the tag {each.tag} names another commit")
     try:
         with checkout(each.commit) as tree, tempfile.TemporaryDirectory() as out:
             made = build(tree, each.package, time_of(each.commit), Path(out))
@@ -184,7 +186,7 @@ def _differences(each: Release, ledger: Ledger) -> list[str]:
             if each.package != "contracts":
                 hashes.append(("lock", each.lock, tree / lock(each.package)))
                 ledger.find("contracts", each.contracts)
-            found += [f"another {what}: {sha256(path)}" for what, said, path in hashes if sha256(path) != said]
+            found += [f"the {what} differs: {sha256(path)}" for what, said, path in hashes if sha256(path) != said]
     except (CannotBuild, NotReleased) as error:
         found.append(str(error))
     return found
@@ -196,16 +198,20 @@ def main() -> int:
         "release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [*PACKAGES, "verify"]
-    parser.add_argument("package", choices=names, metavar="package", help=f"{', '.join(PACKAGES)}; or verify")
-    parser.add_argument("version", nargs="?", help="patch, minor, major, or the version itself")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
-    parser.add_argument("--checks", default="./scripts/check", metavar="COMMAND", help="what must pass (%(default)s)")
-    parser.add_argument("--skew", type=Path, metavar="FILE", help="what ./scripts/skew --json wrote about this tree")
+    parser.add_argument(
+        "package", choices=names, metavar="package", help=f"{', '.join(PACKAGES)}; or verify, to rebuild all"
+    )
+    parser.add_argument("version", nargs="?", help="patch, minor, major, or a version such as 1.2.0")
+    parser.add_argument("--dry-run", action="store_true", help="print the steps, and change nothing")
+    parser.add_argument(
+        "--checks", default="./scripts/check", metavar="COMMAND", help="must succeed first (%(default)s)"
+    )
+    parser.add_argument("--skew", type=Path, metavar="FILE", help="what ./scripts/skew --json wrote for this tree")
     options = parser.parse_args()
     if options.package == "verify" and options.version:
-        parser.error("verify takes no version: it builds all")
+        parser.error("verify takes no version: it builds every release")
     if options.package != "verify" and not options.version:
-        parser.error("say which version: patch, minor, major, or one such as 1.2.0")
+        parser.error("give a version: patch, minor, major, or one such as 1.2.0")
     try:
         if options.package == "verify":
             return 1 if verify() else 0

@@ -79,7 +79,7 @@ def build(tree: Path, package: str, epoch: int, out: Path, called: str = "") -> 
     command = [str(python), "-m", "hatchling", "build", "--directory", str(out.absolute())]
     done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotBuild(f"{package} cannot be built:\n{done.stderr}")
+        raise CannotBuild(f"hatch cannot build {package}:\n{done.stderr}")
     (wheel,), (sdist,) = out.glob(f"souk_{package}-*.whl"), out.glob(f"souk_{package}-*.tar.gz")
     return Built(wheel, sdist)
 

@@ -24,7 +24,7 @@ def numbers(version: str) -> tuple[int, int, int]:
     """Major, minor and patch of a release. Raises ValueError, for development versions, too."""
     match = VERSION.fullmatch(version)
     if match is None:
-        raise ValueError(f"'{version}' is no version such as 1.2.0")
+        raise ValueError(f"'{version}' is not a version such as 1.2.0")
     major, minor, patch = map(int, match.groups())
     return major, minor, patch
 
@@ -78,7 +78,7 @@ class Ledger:
             if each.version == version:
                 return each
         there = ", ".join(each.version for each in self.of(package)) or "none yet"
-        raise NotReleased(f"There is no {package} {version} in {self.path.name}; released: {there}.")
+        raise NotReleased(f"{package} {version} is not in {self.path.name}; released: {there}.")
 
     def latest(self, package: str) -> Release | None:
         """The highest version."""

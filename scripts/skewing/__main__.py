@@ -48,11 +48,11 @@ def run(options: argparse.Namespace) -> int:
     say(f"SOUK_SKEW_SEED={seed}")
     versions = installed(say)
     if not Ledger().releases:
-        say("Nothing is released yet: what the tree has runs beside itself only.")
+        say("Nothing is released yet, so the tree runs only beside itself.")
     every = matrix.combinations(versions)
     wanted = [each for each in every if not options.cell or tuple(one.age for one in each) in options.cell]
     if not wanted:
-        say("There is no such combination: a service that has no release has no old version.")
+        say("No combination matches --cell: a service without a release has no old version.")
         return 1
     say(f"{time.monotonic() - started:.0f} s to build and install; {len(wanted)} combinations to run")
     with (
@@ -94,7 +94,7 @@ def check(options: argparse.Namespace) -> int:
             say(f"{file}: {sentence}")
         if not found:
             runs = ", ".join(f"{service} {' and '.join(sorted(each))}" for service, each in sorted(versions.items()))
-            print(f"{file}: {runs}: within the policy")
+            print(f"{file}: these versions may meet: {runs}")
     return 1 if wrong else 0
 
 
@@ -119,18 +119,18 @@ def main() -> int:
     """Gives the exit code."""
     parser = argparse.ArgumentParser("skew", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(run=run)
-    parser.add_argument("--write", action="store_true", help="write docs/skew.md")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found for machines")
+    parser.add_argument("--write", action="store_true", help="write the result to docs/skew.md")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE as JSON")
     parser.add_argument(
         "--cell", type=_cell, action="append", default=[], metavar="AGES",
-        help=f"only this combination of old and new ({','.join(SERVICES)}: old,new,old,old); may be repeated",
+        help=f"run only this combination, such as old,new,old,old for {','.join(SERVICES)}; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--no-rolling", action="store_true", help="leave out the rolling upgrade and downgrade")
+    parser.add_argument("--no-rolling", action="store_true", help="skip the rolling upgrade and downgrade")
     commands = parser.add_subparsers(metavar="")
-    checking = commands.add_parser("check", help="refuse compose files that bring versions together which may not meet")
+    checking = commands.add_parser("check", help="refuse compose files whose versions may not meet")
     checking.add_argument("files", nargs="+", type=Path, metavar="FILE")
     checking.set_defaults(run=check)
-    rowing = commands.add_parser("row", help="the line of a run for a release's changelog")
+    rowing = commands.add_parser("row", help="print the changelog's line about a run")
     rowing.add_argument("package", choices=SERVICES)
     rowing.add_argument("file", type=Path, metavar="FILE", help="what --json wrote")
     rowing.set_defaults(run=row)

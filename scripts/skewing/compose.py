@@ -35,7 +35,7 @@ def versions(
     except (OSError, UnicodeDecodeError) as error:
         raise Unreadable(f"{path} cannot be read: {error}.") from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"{path} is no compose file: {' '.join(str(error).split())}.") from error
+        raise Unreadable(f"{path} is not a compose file: {' '.join(str(error).split())[:300]}.") from error
     found: dict[str, set[str]] = {}
     for image in images:
         if match := _IMAGE.fullmatch(interpolated(image, environment)):
@@ -46,12 +46,12 @@ def versions(
                 version.order(runs)
             except ValueError:
                 raise Unreadable(
-                    f"{path}: the image {match[0]} names no version of {service}, so what would run is not known; "
-                    f"there is {', '.join((*released[service], TREE))}."
+                    f"{path}: the tag of the image {match[0]} is not a version of {service}, so it cannot be judged; "
+                    f"use one of {', '.join((*released[service], TREE))}."
                 ) from None
             found.setdefault(service, set()).add(runs)
     if not found:
-        raise Unreadable(f"{path} runs no image of Souk's services (souk/orders:1.0.0 and so on).")
+        raise Unreadable(f"{path} has no image of a Souk service, such as souk/orders:1.0.0.")
     return found
 
 

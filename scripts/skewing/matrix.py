@@ -99,7 +99,7 @@ def _ready(url: str, cell: Combination) -> None:
     found: Mapping[str, str] = {}
     while found != wanted:
         if time.monotonic() > deadline:
-            raise Failed(f"{cell[0]} does not reach {wanted} within {READY_S:.0f} s, but {found}.")
+            raise Failed(f"{cell[0]} should reach {wanted}, but after {READY_S:.0f} s it reaches {found}.")
         time.sleep(0.05)
         with suppress(OSError, ValueError), urllib.request.urlopen(f"{url}/v1/versions", timeout=5) as answer:  # noqa: S310
             found = json.load(answer)

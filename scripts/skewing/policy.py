@@ -28,11 +28,11 @@ def _beside(versions: Mapping[str, Collection[str]]) -> Iterator[str]:
         for old, new in combinations(sorted(found, key=version.order), 2):
             (major, minor, *_), (new_major, new_minor, *_) = version.order(old), version.order(new)
             if major != new_major:
-                yield f"{service} {old} beside {new}: they are of different majors, so they cannot share a database."
+                yield f"{service} {old} beside {new}: their major versions differ, so they cannot share a database."
             elif new_minor - minor > MINORS_APART:
                 yield (
                     f"{service} {old} beside {new}: they are {new_minor - minor} minors apart, "
-                    f"and at most {MINORS_APART} may be; go by way of {major}.{new_minor - MINORS_APART}."
+                    f"but may be at most {MINORS_APART}; change to {major}.{new_minor - MINORS_APART} first."
                 )
 
 
@@ -42,7 +42,7 @@ def _across(versions: Mapping[str, Collection[str]], contracts: Mapping[tuple[st
         if first[0] != second[0] and _major(contracts[first]) != _major(contracts[second]):
             yield (
                 f"{' '.join(first)} beside {' '.join(second)}: they speak contracts {contracts[first]} and "
-                f"{contracts[second]}, which are of different majors."
+                f"{contracts[second]}, whose major versions differ."
             )
 
 

@@ -105,9 +105,9 @@ class Process:
         try:
             code = self._process.wait(STOPPED_S)
         except subprocess.TimeoutExpired:
-            raise Failed(f"{self.what} was told to stop, and still runs after {STOPPED_S:.0f} s.") from None
+            raise Failed(f"{self.what} still runs {STOPPED_S:.0f} s after it was told to stop.") from None
         if code:
-            raise Failed(f"{self.what} was told to stop, and ended with code {code}:\n{self.wrote()}")
+            raise Failed(f"{self.what} was told to stop, but ended with code {code}:\n{self.wrote()}")
 
     def kill(self) -> None:
         """For the end, whatever it is doing."""

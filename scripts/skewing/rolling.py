@@ -90,12 +90,12 @@ class _Shop:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
-            raise Wrong(f"{CLIENTS} clients were not given {answers} answers within {_STALLED_S:.0f} s") from None
+            raise Wrong(f"{CLIENTS} clients did not get {answers} answers within {_STALLED_S:.0f} s") from None
 
     async def _ask_for_too_much(self) -> None:
         problem = self._expect(await self._order(self._sold_out, str(uuid4())), 409)
         if not str(problem["type"]).endswith("/out-of-stock"):
-            raise Wrong(f"what is sold out was refused with {problem}")
+            raise Wrong(f"an order for a sold-out item was refused with {problem}")
 
     async def _order(self, sku: str, key: str) -> httpx.Response:
         lines = [{"sku": sku, "quantity": QUANTITY}]
@@ -112,12 +112,12 @@ class _Shop:
             if answer.status_code != 503:
                 return answer
             if int(answer.headers.get("retry-after", 0)) < 1:
-                raise Wrong(f"{path} was answered 503 without a time to try again: {answer.text}")
+                raise Wrong(f"{path} was answered with 503 without Retry-After: {answer.text}")
             await asyncio.sleep(_AGAIN_S)  # impatience is harder on the services than what it says
 
     def _expect(self, answer: httpx.Response, status: int) -> Mapping[str, Any]:
         if answer.status_code != status:
-            raise Wrong(f"an order was answered {answer.status_code} where {status} is right: {answer.text}")
+            raise Wrong(f"an order was answered with {answer.status_code} instead of {status}: {answer.text}")
         body: Mapping[str, Any] = answer.json()
         return body
 
@@ -254,4 +254,6 @@ def _lost(data: Path, shop: _Shop) -> Sequence[str]:
         for order_id, fate in shop.fates.items()
         if found.get(order_id) != fate
     ]
-    return wrong + [f"the order {order_id} is there, and no client was told" for order_id in {*found} - {*shop.fates}]
+    return wrong + [
+        f"the order {order_id} exists, but no client was told about it" for order_id in {*found} - {*shop.fates}
+    ]

@@ -71,19 +71,19 @@ def test_of_each_minor_version_the_newest_release_is_tried(tmp_path: Path) -> No
 def test_without_releases_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [*growth.contracts(Ledger(tmp_path)), *growth.schemas(Ledger(tmp_path))] == []
     said = capsys.readouterr().err
-    assert f"no contracts of major version {MAJOR} are released yet" in said
-    assert said.count("is released yet: its migrations break nobody") == 3
+    assert f"no contracts of major version {MAJOR} are released yet, so" in said
+    assert said.count("is released yet, so its migrations break nobody") == 3
 
 
 def test_findings_are_printed_and_end_it_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = Finding("OPERATION_REMOVED", "/paths/~1v1~1orders/get", "clients may call it")
+    found = Finding("OPERATION_REMOVED", "/paths/~1v1~1orders/get", "clients may still call it")
     monkeypatch.setattr(growth, "CHECKS", {"contracts": lambda _: iter([found])})
     monkeypatch.setattr(sys, "argv", ["growth"])
     with pytest.raises(SystemExit, match=r"^growth: 1 found; docs/contracts\.md"):
         growth.main()
-    assert capsys.readouterr().out == "OPERATION_REMOVED at /paths/~1v1~1orders/get: clients may call it\n"
+    assert capsys.readouterr().out == "OPERATION_REMOVED at /paths/~1v1~1orders/get: clients may still call it\n"
 
 
 def test_contracts_that_cannot_be_imported_cannot_be_checked(tree: Contracts, tmp_path: Path) -> None:

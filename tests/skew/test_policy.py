@@ -38,9 +38,9 @@ def test_a_version_may_stand_beside_its_own_minor_and_the_next(others: set[str])
     [
         ("1.0.0", "1.3.0", "3 minors apart"),
         ("1.8.1", "1.10.0", "2 minors apart"),
-        ("1.4.0", "2.0.0", "majors"),
+        ("1.4.0", "2.0.0", "major versions differ"),
         ("1.0.0", "1.2.0.dev7+g2a7b2b4", "2 minors apart"),
-        ("1.2.0.dev10+g2a7b2b4", "2.0.0.dev9+g2a7b2b4.dirty", "majors"),
+        ("1.2.0.dev10+g2a7b2b4", "2.0.0.dev9+g2a7b2b4.dirty", "major versions differ"),
     ],
 )
 def test_a_version_may_not_stand_beside_one_that_is_further_away(old: str, new: str, said: str) -> None:
@@ -55,7 +55,7 @@ def test_services_of_any_versions_may_call_each_other_within_a_major_of_their_co
     assert not breaches(versions, contracts)
     (sentence,) = breaches(versions, {**contracts, ("gateway", "2.5.0"): "2.0.0"})
     assert sentence == (
-        "orders 1.0.0 beside gateway 2.5.0: they speak contracts 1.0.0 and 2.0.0, which are of different majors."
+        "orders 1.0.0 beside gateway 2.5.0: they speak contracts 1.0.0 and 2.0.0, whose major versions differ."
     )
 
 
@@ -111,10 +111,10 @@ def test_the_images_of_a_tree_are_of_its_development_versions(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("services:\n  a:\n    image: souk/orders:latest\n", "names no version of orders"),
-        ("services:\n  a:\n    image: postgres:18\n", "no image of Souk's services"),
-        ("services: [", "no compose file"),
-        ("- a", "no compose file"),
+        ("services:\n  a:\n    image: souk/orders:latest\n", "is not a version of orders"),
+        ("services:\n  a:\n    image: postgres:18\n", "no image of a Souk service"),
+        ("services: [", "is not a compose file"),
+        ("- a", "is not a compose file"),
     ],
 )
 def test_a_file_that_cannot_be_judged_is_no_success(tmp_path: Path, content: str, said: str) -> None:

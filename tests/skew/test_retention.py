@@ -77,11 +77,11 @@ async def test_an_older_participant_keeps_everything_as_it_is_until_it_is_replac
         done = prune(tmp_path, addresses)
         assert done.returncode == 1
         assert (
-            done.stdout == "Orders that came to nothing: 0 newly marked; 0 marked at least 30 days ago, and deleted.\n"
+            done.stdout == "Refused and cancelled orders: 0 newly marked; 0 marked at least 30 days ago were deleted.\n"
         )
         assert done.stderr == (
-            f"souk_orders: {older} at {addresses[older]} is of a version that cannot forget orders; "
-            "bring it to 1.2 or later, and run this again\n"
+            f"souk_orders: {older} at {addresses[older]} runs a version that cannot forget orders; "
+            "update it to 1.2 or later, then prune again\n"
         )
         assert found(tmp_path) == dict.fromkeys(("orders", *PARTICIPANTS), True)
         process.stop()

@@ -39,7 +39,7 @@ class Batches:
                 try:
                     calls = decode_calls(encoded)
                 except DecodeError:
-                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a list of calls cannot be read")
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the list of calls cannot be decoded")
                 await context.write(encode_results(await self.call(calls)))
         except grpc.aio.AbortError:
             raise
@@ -80,7 +80,7 @@ def _decoded(method: str, batched: Batched, encoded: bytes) -> Any:
     try:
         return batched.decode(encoded)
     except DecodeError:
-        return Result(None, plain_status(grpc.StatusCode.INVALID_ARGUMENT, f"a request of {method} cannot be read"))
+        return Result(None, plain_status(grpc.StatusCode.INVALID_ARGUMENT, f"a request of {method} cannot be decoded"))
 
 
 async def _answers(batched: Batched, requests: Sequence[Any]) -> Sequence[Any]:

@@ -27,7 +27,7 @@ MAX_CALLS = 128
 MAX_BYTES = 256 * 1024
 """Of all requests in a batch. Their responses may be 13 times as long, and must stay below gRPC's 4 MiB."""
 
-_UNREADABLE = plain_status(grpc.StatusCode.INTERNAL, "the answer cannot be read, or lacks this call")
+_UNREADABLE = plain_status(grpc.StatusCode.INTERNAL, "the answer cannot be decoded, or has no result for this call")
 
 
 class Answer(NamedTuple, Generic[Response_co]):

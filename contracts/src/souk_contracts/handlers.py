@@ -57,6 +57,6 @@ async def each_alone(
 def failure(method: str, error: Exception) -> tuple[grpc.StatusCode, str]:
     """The status of a call that failed with what no contract names; what that was stays in the log."""
     if isinstance(error, NotImplementedError):
-        return grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served by this version"
+        return grpc.StatusCode.UNIMPLEMENTED, f"this version does not serve {method}"
     log.error("%s failed", method, exc_info=error)
-    return grpc.StatusCode.INTERNAL, "internal error; the log of the service says more"
+    return grpc.StatusCode.INTERNAL, "internal error; the service's log has the details"

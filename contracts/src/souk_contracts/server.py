@@ -86,12 +86,14 @@ class GrpcServer:
         )
 
     async def start(self) -> int:
-        """Listens; returns the port. Raises `RuntimeError` where the address cannot be had."""
+        """Listens; returns the port. Raises `RuntimeError` if the address cannot be listened on."""
         try:
             port = self._server.add_insecure_port(self._settings.address)
         except RuntimeError as error:
             await self._server.stop(None)
-            raise RuntimeError(f"cannot listen on {self._settings.address}; is another process there?") from error
+            raise RuntimeError(
+                f"cannot listen on {self._settings.address}; stop what listens there, or set another address"
+            ) from error
         await self._follow_readiness()
         await self._server.start()
         self._watch = asyncio.create_task(self._follow_readiness_for_ever())
@@ -119,7 +121,7 @@ class GrpcServer:
             serving = False
         except Exception:  # whatever it is, a service that cannot tell is not serving
             if self._serving or self._watch is None:  # once for an outage
-                log.exception("cannot tell whether %s is ready", self._settings.service)
+                log.exception("%s cannot check whether it is ready, so it says NOT_SERVING", self._settings.service)
             serving = False
         if serving != self._serving or self._watch is None:
             self._serving = serving

@@ -104,7 +104,7 @@ def test_an_outage_is_told_in_three_lines_however_long_it_is(
     breaker.succeeded()
     breaker.succeeded()
     assert caplog.messages == [
-        "loyalty did not answer 10 times in a row; it is left alone for a moment",
-        "loyalty is tried again, one call at a time",
+        "loyalty failed to answer 10 calls in a row; its calls pause for a moment",
+        "trying loyalty again, one call at a time",
         "loyalty answers again",
     ]

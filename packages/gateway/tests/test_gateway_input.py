@@ -44,36 +44,39 @@ async def refused(answer: httpx.Response, status: int = 400, reason: str = "inva
         (b'{"customer_id":""}', "customer_id: expected 1 to 64 letters"),
         (b'{"customer_id":"c-1\\n"}', "customer_id: expected 1 to 64 letters"),
         (b'{"customer_id":"%s"}' % (b"c" * 65), "customer_id: expected 1 to 64 letters"),
-        (b'{"customer_id":7}', "customer_id: expected `str`, got `int`"),
-        (b"null", "expected `object`, got `null`"),
-        (b"[" * 60_000, "expected `object`, got `array`"),
-        (b'{"lines":' + b"[" * 60_000, "lines[0]: expected `object`, got `array`"),
+        (b'{"customer_id":7}', "customer_id: expected a string, got an integer"),
+        (b"null", "expected an object, got null"),
+        (b"[" * 60_000, "expected an object, got an array"),
+        (b'{"lines":' + b"[" * 60_000, "lines[0]: expected an object, got an array"),
         (b'{"x":' + b"[" * 60_000, "unknown field `x`"),
-        (b'{"customer_id":"c-1","lines":[],"total":1}', "lines: expected `array` of length >= 1"),
+        (b'{"customer_id":"c-1","lines":[],"total":1}', "lines: expected an array of length >= 1"),
         (b'{"customer_id":"c-1","total":1}', "unknown field `total`"),
         (b'{"customer_id":"c-1","lines":[{"sku":"tea","quantity":1,"price":1}]}', "unknown field `price`"),
         (b'{"customer_id":"c-1"}', "missing required field `lines`"),
-        (b'{"customer_id":"c-1","lines":[{"sku":"tea"}]}', "lines[0]: object missing required field `quantity`"),
-        (b'{"customer_id":"c-1","lines":[]}', "lines: expected `array` of length >= 1"),
+        (b'{"customer_id":"c-1","lines":[{"sku":"tea"}]}', "lines[0]: missing required field `quantity`"),
+        (b'{"customer_id":"c-1","lines":[]}', "lines: expected an array of length >= 1"),
         (b'{"customer_id":"c-1","lines":[%s]}' % b",".join(LINE % n for n in range(101)), "length <= 100"),
-        (b'{"customer_id":"c-1","lines":[%s,%s]}' % (LINE % 1, LINE % 1), "SKU 's-1' stands in two"),
-        (ORDER % b"0", "lines[0].quantity: expected `int` >= 1"),
-        (ORDER % b"-1", "lines[0].quantity: expected `int` >= 1"),
-        (ORDER % b"1000001", "lines[0].quantity: expected `int` <= 1000000"),
-        (ORDER % b"9223372036854775808", "lines[0].quantity: expected `int` <= 1000000"),
+        (b'{"customer_id":"c-1","lines":[%s,%s]}' % (LINE % 1, LINE % 1), "SKU 's-1' appears twice"),
+        (ORDER % b"0", "lines[0].quantity: expected an integer >= 1"),
+        (ORDER % b"-1", "lines[0].quantity: expected an integer >= 1"),
+        (ORDER % b"1000001", "lines[0].quantity: expected an integer <= 1000000"),
+        (ORDER % b"9223372036854775808", "lines[0].quantity: expected an integer <= 1000000"),
         (ORDER % (b"9" * 1000), "lines[0].quantity"),
         (ORDER % b"1e400", "lines[0].quantity"),
-        (ORDER % b"1e3", "lines[0].quantity: expected `int`, got `float`"),
-        (ORDER % b"1.0", "lines[0].quantity: expected `int`, got `float`"),
-        (ORDER % b"true", "lines[0].quantity: expected `int`, got `bool`"),
-        (ORDER % b"null", "lines[0].quantity: expected `int`, got `null`"),
-        (ORDER % b'"1"', "lines[0].quantity: expected `int`, got `str`"),
+        (ORDER % b"1e3", "lines[0].quantity: expected an integer, got a decimal number"),
+        (ORDER % b"1.0", "lines[0].quantity: expected an integer, got a decimal number"),
+        (ORDER % b"true", "lines[0].quantity: expected an integer, got a boolean"),
+        (ORDER % b"null", "lines[0].quantity: expected an integer, got null"),
+        (ORDER % b'"1"', "lines[0].quantity: expected an integer, got a string"),
         (ORDER % b'1,"quantity":true', "lines[0].quantity"),
-        ((ORDER % b"1")[:-1] + b',"redeem_points":-1}', "redeem_points: expected `int` >= 0"),
-        ((ORDER % b"1")[:-1] + b',"redeem_points":1000000000001}', "redeem_points: expected `int` <= 1000000000000"),
-        ((ORDER % b"1")[:-1] + b',"note":null}', "note: expected `str`, got `null`"),
-        ((ORDER % b"1")[:-1] + b',"note":"%s"}' % (b"x" * 501), "note: expected `str` of length <= 500"),
-        ((ORDER % b"1")[:-1] + b',"note":"\\u0000"}', "note: expected text without control characters but tabs"),
+        ((ORDER % b"1")[:-1] + b',"redeem_points":-1}', "redeem_points: expected an integer >= 0"),
+        (
+            (ORDER % b"1")[:-1] + b',"redeem_points":1000000000001}',
+            "expected an integer <= 1000000000000",
+        ),
+        ((ORDER % b"1")[:-1] + b',"note":null}', "note: expected a string, got null"),
+        ((ORDER % b"1")[:-1] + b',"note":"%s"}' % (b"x" * 501), "note: expected a string of length <= 500"),
+        ((ORDER % b"1")[:-1] + b',"note":"\\u0000"}', "note: expected text without control characters (tabs"),
         ((ORDER % b"1")[:-1] + b',"note":"\\u001b[2J"}', "note: expected text without control characters"),
     ],
     ids=lambda value: repr(value[:60]) if isinstance(value, bytes) else None,
@@ -91,20 +94,32 @@ async def test_an_order_that_is_not_as_the_contract_says_is_refused(
         ("/v1/items/cup", {"name": "", "unit_price": 1, "on_hand": 1}, "name: expected 1 to 200 characters"),
         ("/v1/items/cup", {"name": "a\tb", "unit_price": 1, "on_hand": 1}, "name: expected 1 to 200 characters"),
         ("/v1/items/cup", {"name": "x" * 201, "unit_price": 1, "on_hand": 1}, "name: expected 1 to 200 characters"),
-        ("/v1/items/cup", {"name": "x", "unit_price": -1, "on_hand": 1}, "unit_price: expected `int` >= 0"),
-        ("/v1/items/cup", {"name": "x", "unit_price": 10**9 + 1, "on_hand": 1}, "unit_price: expected `int` <="),
-        ("/v1/items/cup", {"name": "x", "unit_price": 1, "on_hand": 10**9 + 1}, "on_hand: expected `int` <="),
+        ("/v1/items/cup", {"name": "x", "unit_price": -1, "on_hand": 1}, "unit_price: expected an integer >= 0"),
+        ("/v1/items/cup", {"name": "x", "unit_price": 10**9 + 1, "on_hand": 1}, "unit_price: expected an integer <="),
+        ("/v1/items/cup", {"name": "x", "unit_price": 1, "on_hand": 10**9 + 1}, "on_hand: expected an integer <="),
         ("/v1/items/cup", {"name": "x", "unit_price": 1, "on_hand": 1, "sold": 0}, "unknown field `sold`"),
-        ("/v1/items/cup", {**CUP, "description": "x" * 2001}, "description: expected `str` of length <= 2000"),
+        ("/v1/items/cup", {**CUP, "description": "x" * 2001}, "description: expected a string of length <= 2000"),
         ("/v1/items/cup", {**CUP, "description": "a\x7fb"}, "description: expected text without control characters"),
-        ("/v1/items/cup", {**CUP, "description": None}, "description: expected `str`, got `null`"),
-        ("/v1/customers/c-2", {**BO, "tier_expires_at": "2027-01-01"}, "tier_expires_at: invalid RFC3339"),
-        ("/v1/customers/c-2", {**BO, "tier_expires_at": "2027-01-01T00:00:00"}, "with a timezone component"),
-        ("/v1/customers/c-2", {**BO, "tier_expires_at": 1798761600}, "tier_expires_at: expected `datetime | null`"),
+        ("/v1/items/cup", {**CUP, "description": None}, "description: expected a string, got null"),
+        ("/v1/customers/c-2", {**BO, "tier_expires_at": "2027-01-01"}, "tier_expires_at: expected a time such as"),
+        (
+            "/v1/customers/c-2",
+            {**BO, "tier_expires_at": "2027-01-01T00:00:00"},
+            "expected a time with an offset",
+        ),
+        (
+            "/v1/customers/c-2",
+            {**BO, "tier_expires_at": 1798761600},
+            "expected a time or null, got an integer",
+        ),
         ("/v1/customers/c-2", {**BO, "tier_expires_at": "1970-01-01T00:00:00Z"}, "after 1970-01-01"),
         ("/v1/customers/c-2", {**BO, "tier_expires_at": "9999-12-31T23:59:59-01:00"}, "before the year 10000"),
-        ("/v1/customers/c-2", {"name": "x", "tier": "GOLD", "points": 1}, "tier: invalid enum value 'GOLD'"),
-        ("/v1/customers/c-2", {"name": "x", "tier": "gold", "points": 10**12 + 1}, "points: expected `int` <="),
+        (
+            "/v1/customers/c-2",
+            {"name": "x", "tier": "GOLD", "points": 1},
+            "tier: expected one of standard, ",
+        ),
+        ("/v1/customers/c-2", {"name": "x", "tier": "gold", "points": 10**12 + 1}, "points: expected an integer <="),
     ],
 )
 async def test_an_item_or_a_customer_that_is_not_as_the_contract_says_is_refused(
@@ -163,13 +178,13 @@ async def test_json_may_come_with_parameters_and_in_capitals(client: httpx.Async
 async def test_a_malformed_key_is_refused(client: httpx.AsyncClient, key: bytes) -> None:
     headers = {b"Content-Type": b"application/json", b"Idempotency-Key": key}
     answer = await client.post("/v1/orders", content=ORDER % b"1", headers=headers)
-    assert "Idempotency-Key: should be 1 to 255" in await refused(answer)
+    assert "is not valid; expected 1 to 255 printable" in await refused(answer)
 
 
 async def test_two_keys_are_refused(client: httpx.AsyncClient) -> None:
     headers = [("Content-Type", "application/json"), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     answer = await client.post("/v1/orders", content=ORDER % b"1", headers=headers)
-    assert "send one" in await refused(answer)
+    assert "send it once" in await refused(answer)
 
 
 @pytest.mark.parametrize(
@@ -194,28 +209,65 @@ async def test_an_id_that_cannot_be_one_is_refused(client: httpx.AsyncClient, pa
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ("page_size=0", "page_size: '0' should be a whole number from 1 to 500"),
+        ("page_size=0", "page_size: '0' is not valid; expected a whole number from 1 to 500"),
         ("page_size=501", "page_size"),
         ("page_size=-1", "page_size"),
         ("page_size=1.0", "page_size"),
         ("page_size=%D9%A1", "page_size"),
         ("page_size=" + "9" * 5000, "page_size"),
         ("page_size=", "page_size"),
-        ("page_size=1&page_size=2", "page_size: was sent more than once"),
-        ("page_token=", "page_token: should be"),
-        ("page_token=%00", "page_token: should be"),
-        ("page_token=" + "x" * 1025, "page_token: should be"),
-        ("status=accepted", "status: 'accepted' should be one of ACCEPTED, CONFIRMED"),
+        ("page_size=1&page_size=2", "page_size: the parameter came more than once"),
+        ("page_token=", "page_token: this is not a page token"),
+        ("page_token=%00", "page_token: this is not a page token"),
+        ("page_token=" + "x" * 1025, "page_token: this is not a page token"),
+        ("status=accepted", "status: 'accepted' is not valid; expected one of ACCEPTED, CONFIRMED"),
         ("status=", "status"),
-        ("customer_id=a%20b", "customer_id: 'a b' should be 1 to 64 letters"),
+        ("customer_id=a%20b", "customer_id: 'a b' is not valid; expected 1 to 64 letters"),
         ("customer_id=", "customer_id"),
-        ("customer=c-1", "customer: is no parameter of this request; it takes customer_id, status"),
+        ("customer=c-1", "customer: unknown query parameter; this request takes customer_id, status"),
     ],
 )
 async def test_a_query_that_is_not_as_the_contract_says_is_refused(
     client: httpx.AsyncClient, query: str, says: str
 ) -> None:
     assert says in await refused(await client.get(f"/v1/orders?{query}"))
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("GET", f"/v1/orders?{LONG}=1", {}),
+        ("GET", f"/v1/orders?status={LONG}", {}),
+        ("GET", f"/v1/orders?customer_id={LONG}", {}),
+        ("GET", f"/v1/orders?page_size={LONG}", {}),
+        ("GET", f"/v1/orders?page_token={LONG}", {}),
+        ("GET", f"/v1/orders/{LONG}", {}),
+        ("GET", f"/v1/items/{LONG}", {}),
+        ("GET", f"/problems/{LONG}", {}),
+        ("GET", "/v1/items", {"Souk-Prefer": LONG}),
+        ("GET", "/v1/items", {"Souk-Prefer": f"{LONG}=1.0.0"}),
+        ("GET", "/v1/items", {"Souk-Prefer": f"{LONG}=1.0.0, {LONG}=1.0.0"}),
+        ("GET", "/v1/items", {"Souk-Prefer": f"orders={LONG}"}),
+        ("POST", "/v1/orders", {"Content-Type": LONG}),
+        ("POST", "/v1/orders", {"Content-Type": "application/json", "Idempotency-Key": LONG}),
+        ("POST", "/v1/orders", {"Content-Type": "application/json"}),
+        ("PUT", "/v1/customers/c-2", {"Content-Type": "application/json"}),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_a_problem_quotes_only_the_beginning_of_a_long_value(
+    client: httpx.AsyncClient, method: str, path: str, headers: dict[str, str]
+) -> None:
+    key = f'"{LONG}":1' if "orders" in path else f'"tier":"{LONG}"'
+    body = f'{{"customer_id":"c-1",{key}}}' if "orders" in path else f'{{"name":"x",{key}}}'
+    answer = await client.request(method, path, headers=headers, content=body if method != "GET" else None)
+    assert 400 <= answer.status_code < 500
+    members = answer.json()
+    assert members.pop("instance") == path.partition("?")[0]  # is a reference, so it stays whole
+    assert len(str(members)) < 800
 
 
 @pytest.mark.parametrize("query", ["", "name=", "name=a%00b", "name=a&completed=1", "name=a&completed=", "name=a&x=1"])

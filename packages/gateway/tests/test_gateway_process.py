@@ -64,7 +64,7 @@ def test_health_tells_whether_it_lives() -> None:
         process.wait(timeout=30)
         code, said = ask(f"127.0.0.1:{port}")
         assert code == 1
-        assert said.startswith("the gateway does not answer: ")
+        assert said.startswith(f"the gateway at 127.0.0.1:{port} does not answer: ")
 
 
 def test_an_address_in_use_is_told_in_one_sentence() -> None:
@@ -74,7 +74,7 @@ def test_an_address_in_use_is_told_in_one_sentence() -> None:
         _, said = process.communicate(timeout=30)
     assert process.returncode == 1
     assert said == (
-        f"cannot listen on 127.0.0.1:{port} (Address already in use); SOUK_GATEWAY_ADDRESS chooses another address.\n"
+        f"cannot listen on 127.0.0.1:{port} (Address already in use); set SOUK_GATEWAY_ADDRESS to another address.\n"
     )
 
 

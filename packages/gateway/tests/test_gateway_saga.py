@@ -329,7 +329,7 @@ async def test_a_refused_hold_is_a_refusal_also_where_loyalty_is_not_required() 
 async def test_a_decision_of_a_kind_that_is_not_known_counts_as_unavailable() -> None:
     services = Services()
     services.answers_unknown = True
-    with pytest.raises(Unavailable, match="does not know"):
+    with pytest.raises(Unavailable, match="does not understand"):
         await services.saga().place(TEA, "K", services.exchange())
 
 

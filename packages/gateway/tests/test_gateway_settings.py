@@ -62,10 +62,10 @@ def test_a_service_has_one_target_or_several_with_weights(
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("SOUK_GATEWAY_ADDRESS", "8080", "host and a port"),
-        ("SOUK_GATEWAY_ADDRESS", "localhost:65536", "host and a port"),
-        ("SOUK_ORDERS_TARGET", "orders", "host and a port"),
-        ("SOUK_ORDERS_TARGET", "orders:65536", "host and a port"),
+        ("SOUK_GATEWAY_ADDRESS", "8080", "host:port"),
+        ("SOUK_GATEWAY_ADDRESS", "localhost:65536", "host:port"),
+        ("SOUK_ORDERS_TARGET", "orders", "host:port"),
+        ("SOUK_ORDERS_TARGET", "orders:65536", "host:port"),
         ("SOUK_ORDERS_TARGET", "orders:1,orders:2", "versions with weights"),
         ("SOUK_ORDERS_TARGET", "1.0.0=orders:1", "versions with weights"),
         ("SOUK_ORDERS_TARGET", "1.0.0=dns:///orders:1", "versions with weights"),
@@ -74,7 +74,7 @@ def test_a_service_has_one_target_or_several_with_weights(
         ("SOUK_ORDERS_TARGET", "1.0.0=orders:1;-1", "versions with weights"),
         ("SOUK_ORDERS_TARGET", "1.0.0=orders:1;0.5", "versions with weights"),
         ("SOUK_LOYALTY_TARGET", "1.0.0=a:1;1,1.0.0=b:1;1", "each version once"),
-        ("SOUK_LOYALTY_TARGET", "1.0.0=a:1;0,1.1.0=b:1;0", "not every weight 0"),
+        ("SOUK_LOYALTY_TARGET", "1.0.0=a:1;0,1.1.0=b:1;0", "at least one weight above 0"),
         ("SOUK_CORS_ORIGINS", "shop.example", "origins"),
         ("SOUK_CORS_ORIGINS", "https://shop.example/", "origins"),
         ("SOUK_LOYALTY_REQUIRED", "yes", "true or false"),
@@ -88,7 +88,7 @@ def test_a_service_has_one_target_or_several_with_weights(
 def test_a_bad_value_is_told_with_its_name_and_what_is_wanted(name: str, value: str, wanted: str) -> None:
     with pytest.raises(BadSetting, match=wanted) as raised:
         Settings.from_environment({name: value})
-    assert str(raised.value).startswith(f"{name} is {value!r}, but should be ")
+    assert str(raised.value).startswith(f"{name} is {value!r}; it must be ")
 
 
 def run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -105,16 +105,16 @@ def run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_a_bad_setting_ends_the_process_with_one_sentence_and_code_2() -> None:
     result = run("serve", SOUK_DEADLINE_S="soon")
     assert result.returncode == 2
-    assert result.stderr == "SOUK_DEADLINE_S is 'soon', but should be seconds, more than 0 and at most 60.\n"
+    assert result.stderr == "SOUK_DEADLINE_S is 'soon'; it must be seconds, above 0 and at most 60.\n"
 
 
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        (None, "a file that can be read (No such file or directory)"),
-        ('orders = "', "a file in TOML ("),
-        ('orders = "o:1"', "a file that names orders, reservations, loyalty, and nothing else; it names orders."),
-        ("", "a file that names orders, reservations, loyalty, and nothing else; it names nothing."),
+        (None, "a readable file (No such file or directory)"),
+        ('orders = "', "a TOML file ("),
+        ('orders = "o:1"', "a file that names orders, reservations, loyalty and nothing else (it names orders)."),
+        ("", "a file that names orders, reservations, loyalty and nothing else (it names nothing)."),
     ],
 )
 def test_a_file_of_targets_that_is_wrong_at_the_start_ends_the_process(
@@ -125,7 +125,7 @@ def test_a_file_of_targets_that_is_wrong_at_the_start_ends_the_process(
         path.write_text(content)
     result = run("serve", SOUK_TARGETS_FILE=str(path), SOUK_GATEWAY_ADDRESS="127.0.0.1:0")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"SOUK_TARGETS_FILE is '{path}', but should be {wanted}")
+    assert result.stderr.startswith(f"SOUK_TARGETS_FILE is '{path}'; it must be {wanted}")
     assert result.stderr.count("\n") == 1
 
 
@@ -135,7 +135,7 @@ def test_a_target_in_the_file_that_makes_no_sense_is_told_with_its_service(tmp_p
     path.write_text(f'reservations = "r:1"\nloyalty = "l:1"\norders = {target}\n')
     result = run("serve", SOUK_TARGETS_FILE=str(path), SOUK_GATEWAY_ADDRESS="127.0.0.1:0")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"orders in {path} is {target.replace(chr(34), chr(39))}, but should be a host ")
+    assert result.stderr.startswith(f"orders in {path} is {target.replace(chr(34), chr(39))}; it must be host:port ")
 
 
 @pytest.mark.parametrize("command", ["", "dance", "serve now"])

@@ -174,12 +174,16 @@ async def test_a_request_chooses_the_versions_of_several_services(
 @pytest.mark.parametrize(
     ("preference", "problem", "detail"),
     [
-        ("orders=3.0.0", "unknown-version", "there is no orders 3.0.0; there is 1.0.0, 2.0.0"),
-        ("loyalty=1.2.3", "unknown-version", "there is no loyalty 1.2.3; there is no choice"),
-        ("gateway=1.0.0", "unknown-version", "no service is called gateway; orders, reservations, loyalty are"),
-        ("orders=1.0.0, orders=2.0.0", "invalid-argument", "asks for orders twice"),
-        ("orders", "invalid-argument", "'orders' should be a service and its version"),
-        ("orders=1.0.0;q=1", "invalid-argument", "should be a service and its version"),
+        ("orders=3.0.0", "unknown-version", "version '3.0.0' of orders does not run here; ask for 1.0.0 or 2.0.0"),
+        ("loyalty=1.2.3", "unknown-version", "version '1.2.3' of loyalty does not run here; its only target"),
+        (
+            "gateway=1.0.0",
+            "unknown-version",
+            "there is no service 'gateway'; the services are orders",
+        ),
+        ("orders=1.0.0, orders=2.0.0", "invalid-argument", "'orders' appears twice"),
+        ("orders", "invalid-argument", "'orders' is not valid; expected a service and its version"),
+        ("orders=1.0.0;q=1", "invalid-argument", "expected a service and its version"),
     ],
 )
 async def test_a_preference_that_cannot_be_followed_is_refused_before_anything_is_done(
@@ -384,8 +388,8 @@ async def test_a_file_that_is_wrong_leaves_the_targets_as_they_were(
             await until(client, "reservations", [5, 6], "weight")
     # Once for all the times that it was read.
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith(f"SOUK_TARGETS_FILE is '{file.path}', but should be a file ")
-    assert caplog.messages[0].endswith(" The targets stay as they were.")
+    assert caplog.messages[0].startswith(f"SOUK_TARGETS_FILE is '{file.path}'; it must be a ")
+    assert caplog.messages[0].endswith(" The previous targets stay in use.")
 
 
 async def test_a_call_under_way_to_a_target_that_is_taken_out_is_answered(shop: Shop) -> None:

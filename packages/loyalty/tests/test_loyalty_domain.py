@@ -151,7 +151,7 @@ def test_a_hold_of_more_points_than_are_free_is_refused_and_changes_nothing(stat
     ledger = ledger_with(state)
     ledger.place_hold("another", "ada", 1000, 80, LATER_US, now_us=NOW_US)
     before = everything(ledger)
-    with pytest.raises(InsufficientPoints, match="21 points of 'ada' were to be redeemed and 20 are") as refusal:
+    with pytest.raises(InsufficientPoints, match="redeems 21 points of 'ada', but 20 are") as refusal:
         ledger.place_hold(ORDER, "ada", 1000, 21, LATER_US, now_us=NOW_US)
     assert refusal.value.metadata == {"customer_id": "ada", "requested": "21", "available": "20"}
     assert everything(ledger) == before
@@ -335,7 +335,7 @@ def test_put_leaves_held_points_held() -> None:
 def test_put_below_what_is_held_is_refused_and_changes_nothing() -> None:
     ledger = ledger_with(State.HELD)
     before = everything(ledger)
-    with pytest.raises(PointsBelowHeld, match="30 are held") as refusal:
+    with pytest.raises(PointsBelowHeld, match="orders hold 30") as refusal:
         ledger.put("ada", "Ada", Tier.GOLD, 29)
     assert refusal.value.metadata == {"customer_id": "ada", "held": "30"}
     assert everything(ledger) == before

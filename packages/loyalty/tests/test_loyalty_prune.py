@@ -129,7 +129,7 @@ async def test_the_command_says_what_it_would_do_and_does_it(
 ) -> None:
     await expire(storage, advance, 3)  # half a century ago, by the clock of the command
     for arguments, said in (
-        (["--dry-run"], "Holds that expired at least 30 days ago: 3 to be deleted.\n"),
+        (["--dry-run"], "Holds that expired at least 30 days ago: 3 would be deleted.\n"),
         (["--days", "1"], "Holds that expired at least a day ago: 3 deleted.\n"),
         ([], "Holds that expired at least 30 days ago: 0 deleted.\n"),
     ):

@@ -20,7 +20,7 @@ from souk_orders.domain import (
 ID = "5f0c8a9e-0000-4000-8000-000000000001"
 PRINT = b"f" * 32
 NOW_US = 1_000
-OUT_OF_STOCK = Refusal("OUT_OF_STOCK", "3 of 'tea' were asked for and 1 are available", {"sku": "tea"})
+OUT_OF_STOCK = Refusal("OUT_OF_STOCK", "3 pieces of 'tea' were ordered, but 1 are available", {"sku": "tea"})
 CONFIRM_BOTH = {Participant.RESERVATIONS: Kind.CONFIRM, Participant.LOYALTY: Kind.CONFIRM}
 RELEASE_BOTH = {Participant.RESERVATIONS: Kind.RELEASE, Participant.LOYALTY: Kind.RELEASE}
 

@@ -144,7 +144,7 @@ async def prune(environment: dict[str, str], goods_at: str, points_at: str, *arg
 
 
 async def test_it_says_what_it_did(run: Run, database: Path, goods: Goods, points: Points, tmp_path: Path) -> None:
-    said = "Orders that came to nothing: 1 newly marked; 1 marked at least 30 days ago, and deleted.\n"
+    said = "Refused and cancelled orders: 1 newly marked; 1 marked at least 30 days ago were deleted.\n"
     assert await run("--archive", str(tmp_path / "archive")) == (0, said, "")
     assert left(database) == {MARKED, UNMARKED, STANDING}
     assert goods.told == points.told == [[], [DUE]]
@@ -152,7 +152,7 @@ async def test_it_says_what_it_did(run: Run, database: Path, goods: Goods, point
     assert line.startswith(f'{{"order_id": "{DUE}"')
     assert await run() == (
         0,
-        "Orders that came to nothing: 0 newly marked; 0 marked at least 30 days ago, and deleted.\n",
+        "Refused and cancelled orders: 0 newly marked; 0 marked at least 30 days ago were deleted.\n",
         "",
     )
     assert len(goods.told) == 2  # where there is nothing to forget nobody is asked
@@ -162,7 +162,7 @@ async def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
     environment: dict[str, str], database: Path, tmp_path: Path
 ) -> None:
     arguments = ("--dry-run", "--days=1", "--archive", str(tmp_path / "archive"))
-    said = "Orders that came to nothing: 1 to be marked; 1 marked at least a day ago, to be deleted.\n"
+    said = "Refused and cancelled orders: 1 would be marked; 1 marked at least a day ago would be deleted.\n"
     for _ in range(2):
         assert await prune(environment, "nobody:1", "nobody:1", *arguments) == (0, said, "")
     assert left(database) == {DUE, MARKED, UNMARKED, STANDING}
@@ -176,11 +176,11 @@ async def test_a_participant_of_an_older_version_is_named_and_nothing_is_forgott
     code, out, err = await run(loyalty_at=older_at)
     assert (code, out) == (
         1,
-        "Orders that came to nothing: 1 newly marked; 0 marked at least 30 days ago, and deleted.\n",
+        "Refused and cancelled orders: 1 newly marked; 0 marked at least 30 days ago were deleted.\n",
     )
     assert err == (
-        f"souk_orders: loyalty at {older_at} is of a version that cannot forget orders; bring it to 1.2 or later, "
-        "and run this again\n"
+        f"souk_orders: loyalty at {older_at} runs a version that cannot forget orders; update it to 1.2 or later, "
+        "then prune again\n"
     )
     assert left(database) == {DUE, MARKED, UNMARKED, STANDING}
     assert goods.told == [[]]
@@ -191,8 +191,8 @@ async def test_a_participant_of_an_older_version_is_named_and_nothing_is_forgott
 async def test_a_participant_that_is_away_is_named_and_nothing_is_deleted(run: Run, database: Path) -> None:
     code, _, err = await run(loyalty_at="127.0.0.1:1")
     assert code == 1
-    assert err.startswith("souk_orders: loyalty at 127.0.0.1:1 did not forget what it was told to (UNAVAILABLE: ")
-    assert err.endswith("); see that it serves, and run this again\n")
+    assert err.startswith("souk_orders: loyalty at 127.0.0.1:1 did not forget the orders (UNAVAILABLE: ")
+    assert err.endswith("); check that it serves, then prune again\n")
     assert "Traceback" not in err
     assert left(database) == {DUE, MARKED, UNMARKED, STANDING}
 
@@ -212,8 +212,8 @@ async def test_an_order_that_a_participant_has_something_of_stays_and_is_named(
     code, out, err = await run()
     assert (code, err) == (0, "")
     assert out == (
-        "Orders that came to nothing: 1 newly marked; 0 marked at least 30 days ago, and deleted. Kept: 1, since "
-        f"reservations still has something held or confirmed for them; the audit says more: {DUE}.\n"
+        "Refused and cancelled orders: 1 newly marked; 0 marked at least 30 days ago were deleted. Kept 1, because "
+        f"reservations still has them HELD or CONFIRMED; run the audit to see why: {DUE}.\n"
     )
     assert left(database) == {DUE, MARKED, UNMARKED, STANDING}
     assert points.told == [[]]

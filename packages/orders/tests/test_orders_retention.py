@@ -378,7 +378,7 @@ def test_a_line_that_a_killed_run_left_half_done_is_cut_off(tmp_path: Path, torn
 
 def test_one_run_at_a_time_writes_to_a_file(tmp_path: Path) -> None:
     first = Archive(tmp_path / "orders.jsonl")
-    with pytest.raises(CannotArchive, match="another run is writing"):
+    with pytest.raises(CannotArchive, match="another prune is writing"):
         Archive(tmp_path / "orders.jsonl")
     first.close()
     Archive(tmp_path / "orders.jsonl").close()

@@ -399,7 +399,7 @@ def test_a_database_of_another_service_is_refused(database_url: str) -> None:
     database = Database(database_url)
     with database.begin() as connection:
         connection.execute(text("UPDATE schema_support SET service = 'loyalty'"))
-    with pytest.raises(SchemaMismatch, match="the database is that of loyalty; name one for orders alone"):
+    with pytest.raises(SchemaMismatch, match="the database belongs to loyalty; set SOUK_ORDERS_DATABASE_URL to one"):
         migrate(database_url)
     with database.begin() as connection:
         connection.execute(text("DELETE FROM schema_support"))

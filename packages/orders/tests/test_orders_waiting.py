@@ -94,7 +94,7 @@ async def test_a_call_waits_ten_seconds_at_most(stub: OrdersStub, wait_ms: int) 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.get(GetRequest(order_id=ORDER, wait_ms=wait_ms))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details() == f"wait_ms must be from 0 to 10000, and is {wait_ms}"
+    assert caught.value.details() == f"wait_ms must be from 0 to 10000, but is {wait_ms}"
 
 
 async def test_nobody_waits_for_an_order_that_is_not_there(stub: OrdersStub, lobby: Lobby) -> None:

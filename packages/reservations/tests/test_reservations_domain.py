@@ -89,7 +89,7 @@ def test_reserve_after_the_end_is_settled(state: State) -> None:
 
 def test_reserve_takes_all_lines_or_none() -> None:
     stock = stock_with(None)
-    with pytest.raises(OutOfStock, match="4 of 'mug' were asked for and 3 are available") as refusal:
+    with pytest.raises(OutOfStock, match="4 pieces of 'mug' were ordered, but 3 are available") as refusal:
         stock.reserve(ORDER, (Line("tea", 2), Line("mug", 4)), LATER_US)
     assert refusal.value.metadata == {"sku": "mug", "requested": "4", "available": "3"}
     assert pieces(stock) == (10, 0, 0)
@@ -205,7 +205,7 @@ def test_put_without_a_description_leaves_it_and_an_empty_one_takes_it_away() ->
 
 def test_put_below_what_is_held_is_refused() -> None:
     stock = stock_with(State.HELD)
-    with pytest.raises(OnHandBelowHeld, match="2 are held"):
+    with pytest.raises(OnHandBelowHeld, match="orders hold 2"):
         stock.put("tea", "Tea", unit_price=1, on_hand=1)
     assert stock.items["tea"] == Item("tea", "Tea", 450, on_hand=10, held=2)
     assert stock.journal == []

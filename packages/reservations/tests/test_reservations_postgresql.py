@@ -251,7 +251,7 @@ def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
     ended = run("serve", "postgres://souk:sesame@127.0.0.1:1/reservations")
     assert ended.returncode == 1
     assert "Connection refused" in ended.stderr
-    assert ended.stderr.endswith("souk_reservations: the database does not answer; try again later\n")
+    assert ended.stderr.endswith("souk_reservations: the database does not answer; try again in a moment\n")
     assert "sesame" not in ended.stderr
     assert "Traceback" not in ended.stderr
 

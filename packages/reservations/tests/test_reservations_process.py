@@ -56,7 +56,7 @@ def test_it_serves_until_sigterm_and_its_health_says_so(
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     after = run("health", probe)
-    assert (after.returncode, after.stderr) == (1, f"souk_reservations: {address} is not SERVING\n")
+    assert (after.returncode, after.stderr) == (1, f"souk_reservations: no server is SERVING at {address}\n")
 
 
 def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
@@ -67,9 +67,9 @@ def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("SOUK_CURRENCY", "euro", "SOUK_CURRENCY is 'euro'; it must be an ISO 4217 code, such as EUR"),
+        ("SOUK_CURRENCY", "euro", "SOUK_CURRENCY is 'euro'; it must be an ISO 4217 currency code, such as EUR"),
         ("SOUK_HOLD_TTL_S", "soon", "SOUK_HOLD_TTL_S is 'soon'; it must be a number"),
-        ("SOUK_RESERVATIONS_HOLD_TTL_S", "0", "is '0.0'; it must be above 0 and at most a day, in seconds"),
+        ("SOUK_RESERVATIONS_HOLD_TTL_S", "0", "is '0.0'; it must be seconds, above 0 and at most 86400"),
         ("SOUK_RESERVATIONS_ADDRESS", "127.0.0.1:99999", "it must be host:port, such as 127.0.0.1:50051"),
         ("SOUK_LOG_LEVEL", "loud", "it must be debug, info, warning or error"),
     ],

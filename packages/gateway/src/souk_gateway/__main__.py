@@ -1,4 +1,4 @@
-"""`python -m souk_gateway serve` runs the gateway; `health` tells by its exit code whether one answers."""
+"""`python -m souk_gateway serve` runs the gateway; the exit code of `health` says whether one answers."""
 
 import gc
 import os
@@ -9,11 +9,11 @@ from souk_gateway.settings import BadSetting, Settings
 
 USAGE = """usage: python -m souk_gateway COMMAND
 
-  serve   serve REST until SIGTERM
-  health  exit with 0 if the gateway at SOUK_GATEWAY_ADDRESS answers, else with 1
-  --version
+  serve      serve the REST API until SIGTERM
+  health     exit with 0 if the gateway at SOUK_GATEWAY_ADDRESS answers, else with 1
+  --version  print the version
 
-Settings come from the environment; the README lists them."""
+Settings come from environment variables; the package's README lists them."""
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (no socket is bound here)
 
@@ -69,7 +69,7 @@ def health(settings: Settings) -> int:
         connection.request("GET", "/health/live")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        print(f"the gateway does not answer: {error}", file=sys.stderr)
+        print(f"the gateway at {settings.host}:{settings.port} does not answer: {error}", file=sys.stderr)
         return 1
     finally:
         connection.close()

@@ -1,4 +1,4 @@
-"""Puts the gateway together, and runs it: the only place that knows everything."""
+"""Wires the gateway together and runs it: the only module that knows all the others."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ _GRACE_S = 10.0
 
 
 class CannotListen(Exception):
-    """The address cannot be had; the message is one sentence."""
+    """The address cannot be listened on; the message is one sentence."""
 
 
 def application(services: Mapping[str, Backends[Any]], settings: Settings) -> Edge:
@@ -66,8 +66,7 @@ def listen(settings: Settings) -> socket.socket:
         # The error's own text repeats the address; a name that is not known has no number that `os` knows.
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise CannotListen(
-            f"cannot listen on {settings.host}:{settings.port} ({reason}); "
-            "SOUK_GATEWAY_ADDRESS chooses another address."
+            f"cannot listen on {settings.host}:{settings.port} ({reason}); set SOUK_GATEWAY_ADDRESS to another address."
         ) from error
 
 

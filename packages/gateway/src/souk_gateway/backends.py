@@ -70,7 +70,7 @@ class Backends(Generic[Stub]):
         self._closing: set[asyncio.Task[None]] = set()
 
     def use(self, targets: Targets) -> None:
-        """Has these from now on. Channels of those that stay are kept; the others close when their calls have ended."""
+        """Replaces the targets. Targets that stay keep their channels; the others' channels close after their calls."""
         old, self._by_version = self._by_version, {}
         for target in targets:
             backend = old.get(target.version)
@@ -97,7 +97,7 @@ class Backends(Generic[Stub]):
         return list(self._by_version.values())
 
     def versions(self) -> list[str]:
-        """Those that can be asked for; none where the one target has no name."""
+        """The versions that a request can ask for; empty if the service has a single target without a version."""
         return [version for version in self._by_version if version]
 
     def of(self, exchange: Exchange, failed: Backend[Stub] | None = None) -> Backend[Stub]:
@@ -124,7 +124,7 @@ class Backends(Generic[Stub]):
     def _pinned(self, version: str) -> Backend[Stub]:
         backend = self._by_version.get(version)
         if backend is None:  # it was there when the request came
-            raise Unavailable(f"{self.service} {version} has been taken out; ask for another version, or for none")
+            raise Unavailable(f"{self.service} {version} no longer runs here; ask for another version in Souk-Prefer")
         return backend
 
     def _choose(self, failed: Backend[Stub] | None) -> Backend[Stub]:

@@ -1,4 +1,4 @@
-"""Leaves a service alone that does not answer, so that neither it nor those who ask are kept busy in vain."""
+"""Stops calling a service that does not answer, so that neither the service nor its callers waste work."""
 
 import logging
 import random
@@ -8,15 +8,16 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 _FAILURES = 10
-"""In a row, until a breaker opens: more than one request costs, with its calls repeated."""
+"""How many failures in a row open a breaker: more than one request can cause with its repeated calls."""
 _PAUSE_S = 1.0
-"""At most, between two probes."""
+"""The longest pause between two probes."""
 
 
 class Breaker:
-    """Opens after calls have failed ten times in a row; then lets one through each second, until one succeeds.
+    """Opens after ten calls have failed in a row; then lets one call through each second, until one succeeds.
 
-    Every call that `allows` has let through is told of by one of the other methods. `jitter` gives numbers from 0 to 1.
+    After each call that `allows` let through, the caller reports its outcome by `succeeded`, `failed` or `gave_up`.
+    `jitter` gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Breaker:
         self._probing = True
         if not self._has_probed:  # told once for an outage
             self._has_probed = True
-            log.info("%s is tried again, one call at a time", self._service)
+            log.info("trying %s again, one call at a time", self._service)
         return True
 
     def succeeded(self) -> None:
@@ -60,10 +61,10 @@ class Breaker:
         if self._failures < _FAILURES:
             return
         if self._next_probe_at is None:
-            log.warning("%s did not answer %d times in a row; it is left alone for a moment", self._service, _FAILURES)
+            log.warning("%s failed to answer %d calls in a row; its calls pause for a moment", self._service, _FAILURES)
         self._probing = False
         self._next_probe_at = self._clock() + _PAUSE_S * (1 + self._jitter()) / 2
 
     def gave_up(self) -> None:
-        """The caller did not wait long enough to tell."""
+        """The caller did not wait long enough to know whether the service answers."""
         self._probing = False

@@ -1,8 +1,8 @@
-"""The services as this gateway sees them: the ports over the generated stubs.
+"""The clients of the services: the gateway's ports over the generated stubs.
 
-Here, and only here, gRPC errors become the gateway's own: `Rejected` for a refusal, `Unavailable` for everything
-else. Each call takes at most what its exchange has left, and notes who answered; one that failed for a cause that may
-pass is repeated where that is safe. See docs/adr/0005-retries-and-breakers.md.
+Only this module turns gRPC errors into the gateway's own: `Rejected` for a refusal, `Unavailable` for everything else.
+Each call takes at most the time that its exchange has left, and notes which version answered. A call that failed for a
+passing cause is repeated if that is safe. See docs/adr/0005-retries-and-breakers.md.
 """
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
@@ -223,7 +223,7 @@ def _translated(service: str, error: grpc.aio.AioRpcError) -> Rejected | Unavail
         return Unavailable(f"{service} did not answer in time; try again in a moment")
     if refusal is not None:
         return Unavailable(refusal.detail, reason=refusal.reason)
-    if code is not grpc.StatusCode.UNAVAILABLE:  # somebody's mistake, not bad luck
+    if code is not grpc.StatusCode.UNAVAILABLE:  # a defect, not an outage
         log.error("%s answered %s: %s", service, code.name, error.details())
     return _away(service)
 
@@ -234,5 +234,5 @@ def _away(service: str) -> Unavailable:
 
 def _present(message: Response | None) -> Response:
     if message is None:
-        raise Unavailable("a service gave an answer that this gateway does not know")
+        raise Unavailable("a service sent an answer that this gateway does not understand; try again in a moment")
     return message

@@ -1,4 +1,4 @@
-"""Connections for hypercorn's protocols: taken from a listener, and let go without losing a request.
+"""Connections for hypercorn's protocols: accepted from a listener, and closed without losing a request.
 
 hypercorn's own `serve` closes, at the moment of its shutdown, every connection that is idle or has just been accepted;
 a request that is on its way then fails with a reset, which its client cannot tell from one that was carried out.
@@ -136,7 +136,7 @@ class Connection(TCPServer):
         self.writer.close()
 
     def set_idle(self, idle: bool) -> None:
-        """Says whether it waits for a request."""
+        """Sets whether the connection waits for a request."""
         self.idle_task.since = self.loop.time() if idle else None
 
     def make_room(self) -> None:

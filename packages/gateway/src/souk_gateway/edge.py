@@ -1,7 +1,6 @@
-"""What happens around every request: its body is taken in, and whatever goes wrong becomes a problem.
+"""What happens around every request: its body is read, and every error becomes a problem.
 
-One layer in place of starlette's stack of them, since a request passes through each of those on its way in, and its
-answer on its way out.
+One layer replaces starlette's stack of middleware, because each layer costs time in every request and every answer.
 """
 
 import logging
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from souk_gateway.errors import Rejected, Unavailable
+from souk_gateway.errors import Rejected, Unavailable, quoted
 from souk_gateway.exchange import Exchange
 from souk_gateway.problems import TABLE, kind_of, problem
 from souk_gateway.reading import BODY, path_of, received
@@ -26,13 +25,13 @@ access_log = logging.getLogger("souk_gateway.access")
 
 
 class Edge:
-    """Opens each request's exchange, names in the answer who served it, and writes its line in the log.
+    """Opens each request's exchange, names the versions that served it in the answer, and writes its line to the log.
 
-    Pages of `cors_origins` may read the answers. `deadline_s` is how many seconds a request may take.
+    Pages of `cors_origins` may read the answers. A request may take `deadline_s` seconds.
     """
 
     def __init__(self, routes: Sequence[BaseRoute], *, deadline_s: float, cors_origins: Sequence[str] = ()) -> None:
-        self._router = Router(routes, redirect_slashes=False)  # /v1/orders/ is no resource
+        self._router = Router(routes, redirect_slashes=False)  # /v1/orders/ does not exist
         self._deadline_s = deadline_s
         self._inside: ASGIApp = self._answer
         if cors_origins:
@@ -80,9 +79,9 @@ class Edge:
             )
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = self  # then the router raises what it cannot route, in place of answering by itself
+        scope["app"] = self  # makes the router raise an error for an unknown path, instead of answering by itself
         try:
-            # Before anything else, also where nobody asks for it: none is left unread.
+            # Read it first, even where no handler needs it: an unread body would block the connection.
             scope[BODY] = await received(receive)
             await self._router(scope, receive, send)
         except Exception as error:
@@ -93,19 +92,19 @@ class Edge:
 
 
 def _problem_of(request: Request, error: Exception) -> Response:
-    """What nobody foresaw says nothing of the inside, which goes to the log."""
+    """The answer for an error. The details of an unexpected one go to the log, never to the client."""
     if isinstance(error, Rejected):
         return _problem(request, error.reason, error.detail, metadata=error.metadata, category=error.category)
     if isinstance(error, Unavailable):
         return _problem(request, error.reason if error.reason in TABLE else "UNAVAILABLE", error.detail)
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
-        detail = f"{request.method} is not served here; {allowed} are"
+        detail = f"this path does not accept {quoted(request.method)}; it accepts {allowed}"
         return _problem(request, "METHOD_NOT_ALLOWED", detail, headers={"Allow": allowed})
     if isinstance(error, HTTPException):
-        return _problem(request, "NOT_FOUND", "nothing is served under this path; /docs shows what is")
+        return _problem(request, "NOT_FOUND", "this path does not exist; /docs lists the paths that do")
     log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return _problem(request, "INTERNAL", "the gateway failed; nothing that you can mend")
+    return _problem(request, "INTERNAL", "the gateway failed unexpectedly; its log has the details")
 
 
 def _problem(request: Request, reason: str, detail: str, *, category: str = "", **more: Any) -> Response:

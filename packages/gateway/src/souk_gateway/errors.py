@@ -1,14 +1,14 @@
-"""How a request can fail: it was rejected for a reason, or somebody who is needed did not answer."""
+"""How a request can fail: it is refused for a reason, or a service that it needs does not answer."""
 
 from collections.abc import Mapping
 
 
 class Rejected(Exception):
-    """Somebody looked at the request and said no.
+    """The gateway or a service refused the request.
 
-    `reason` is a name in capitals that `problems.TABLE` knows, unless the service that gave it is newer than this
-    gateway; then `category`, the name of a gRPC status, tells what sort of no it is. `detail` is for people;
-    `metadata` holds what it is about, such as the SKU.
+    `reason` is a name in capitals from `problems.TABLE`. A service that is newer than this gateway may give another
+    one; then `category`, the name of a gRPC status, says what kind of refusal it is. `detail` is for people;
+    `metadata` names what the refusal is about, such as the SKU.
     """
 
     def __init__(
@@ -22,12 +22,12 @@ class Rejected(Exception):
 
     @property
     def is_passing(self) -> bool:
-        """Whether the same request may well succeed in a moment: BUSY, HOLD_EXPIRING."""
+        """Whether the same request may succeed in a moment: BUSY, HOLD_EXPIRING."""
         return self.category == "ABORTED"
 
 
 class Unavailable(Exception):
-    """A service did not answer, or could not: what it did is unknown, and worth trying again.
+    """A service did not answer, or answered that it cannot work now. The call may have had an effect; repeat it.
 
     `reason` is UNAVAILABLE, or the reason that the service itself gave, such as STORAGE_UNAVAILABLE.
     """
@@ -38,6 +38,12 @@ class Unavailable(Exception):
         self.detail = detail
 
 
+def quoted(value: object, most: int = 80) -> str:
+    """A value of a client or an operator in quotes, for a message: cut, as it may be of any length."""
+    text = str(value)
+    return repr(value) if len(text) <= most else repr(f"{text[:most]}…")
+
+
 def invalid(field: str, detail: str) -> Rejected:
-    """A part of the request that is not as the contract says: where it is, and what to mend."""
+    """A part of the request that breaks the contract: which field, and what to send instead."""
     return Rejected("INVALID_ARGUMENT", f"{field}: {detail}" if field else detail, {"field": field} if field else None)

@@ -36,14 +36,14 @@ class Exchange:
         return max(0.0, self._ends_at - self._clock())
 
     def extend_to(self, seconds: float) -> None:
-        """Leaves at least so long from now, for what must still be tried when the deadline has passed."""
+        """Moves the deadline to at least `seconds` from now, for a call that must be tried even after the deadline."""
         self._ends_at = max(self._ends_at, self._clock() + seconds)
 
     def note(self, service: str) -> None:
-        """Takes down who answered, as `orders/1.0.0`; empty where the peer did not say."""
+        """Notes who answered, as `orders/1.0.0`; empty if the peer did not say."""
         if service and service not in self._served_by:
             self._served_by.append(service)
 
     def served_by(self) -> str:
-        """Everyone, this gateway first."""
+        """All who served the request, this gateway first, separated by spaces."""
         return " ".join(self._served_by)

@@ -1,8 +1,8 @@
 """HTTP/1.1 on one connection: its requests are answered one after another, each by a stream of its own.
 
-In place of hypercorn's protocol around h11: see docs/adr/0009-hypercorn.md. What is no request is answered with 400,
-431, 501 or 505, without a body, and ends the connection. Websockets are not served: who asks for one is answered in
-HTTP/1.1, as is who asks for HTTP/2 in a request that has a body.
+It replaces hypercorn's protocol around h11: see docs/adr/0009-hypercorn.md. Bytes that are not a valid request get 400,
+431, 501 or 505 without a body, and the connection closes. A request to upgrade to websockets, or to HTTP/2 together
+with a body, is answered as a plain HTTP/1.1 request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _ROOM_BYTES = 64 * 1024
-"""Of a body that nobody has received yet; with more of it, no more is read."""
+"""How much of a body may wait for the application; with more than this, nothing more is read."""
 
 
 class Http2Wanted(Exception):
@@ -87,7 +87,7 @@ class Http1:
         self.wire.make_room()
 
     def write(self, data: bytes) -> None:
-        """Sends a part of an answer; in vain after the end."""
+        """Sends a part of an answer; does nothing after the connection has ended."""
         if not self._is_closed:
             self.wire.write(data)
 
@@ -145,7 +145,7 @@ class Http1:
         return opening
 
     def _client_is_silent(self) -> None:
-        """Nothing more will come. Who has asked before is still answered: the client may be listening."""
+        """The client sends nothing more. Earlier requests are still answered, since it may be listening."""
         if self._parser.in_message or self._opening:
             self._refuse(400)
         self._is_over = True

@@ -25,9 +25,9 @@ def configure(level: str) -> None:
 
 
 class Gathering(logging.StreamHandler):  # type: ignore[type-arg]  # generic for type checkers only
-    """Writes the lines of 50 ms at once, as a process that serves many requests has no time for each of them alone.
+    """Collects the lines of 50 ms and writes them together, since writing each line alone costs too much time.
 
-    They are lost where the process is killed in these 50 ms. It belongs to a running event loop.
+    If the process is killed, the lines of the last 50 ms are lost. It needs a running event loop.
     """
 
     def __init__(self) -> None:

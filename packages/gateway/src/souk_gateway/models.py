@@ -1,4 +1,4 @@
-"""What REST requests and answers are made of, and how answers come from the services' messages.
+"""The REST requests and answers, and how answers are made from the services' messages.
 
 The limits are those of the contracts: `gateway.v1.yaml` for REST, and the .proto files behind it.
 """
@@ -21,9 +21,9 @@ ID = re.compile(ID_PATTERN)
 ID_WANTED = "1 to 64 letters, digits, dots, underscores or hyphens"
 NAME_PATTERN = r"\A[^\x00-\x1f\x7f]{1,200}\Z"
 NAME = re.compile(NAME_PATTERN)
-NAME_WANTED = "1 to 200 characters, none of them a control character"
+NAME_WANTED = "1 to 200 characters, without control characters"
 TEXT_PATTERN = r"\A[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*\Z"
-TEXT_WANTED = "text without control characters but tabs and line breaks"
+TEXT_WANTED = "text without control characters (tabs and line breaks are allowed)"
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
@@ -60,7 +60,7 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         seen: set[str] = set()
         for line in self.lines:
             if line.sku in seen:
-                raise ValueError(f"lines: SKU {line.sku!r} stands in two of them; add the quantities up in one")
+                raise ValueError(f"lines: SKU {line.sku!r} appears twice; put its whole quantity into one line")
             seen.add(line.sku)
 
 
@@ -83,7 +83,7 @@ class CustomerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if isinstance(self.tier_expires_at, datetime) and not 0 < _microseconds(self.tier_expires_at) <= _LAST_US:
-            raise ValueError("tier_expires_at: should be a time after 1970-01-01 and before the year 10000, in UTC")
+            raise ValueError("tier_expires_at: expected a time after 1970-01-01 and before the year 10000, in UTC")
 
     @property
     def tier_expires_at_us(self) -> int | None:

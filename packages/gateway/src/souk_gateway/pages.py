@@ -1,4 +1,4 @@
-"""What the gateway answers by itself: how it is, which versions run, the contract, and pages to read."""
+"""What the gateway answers without calling orders: health, targets, versions, the contract, and pages for people."""
 
 import asyncio
 import hashlib
@@ -13,7 +13,7 @@ from starlette.routing import Route
 from souk_gateway import __version__
 from souk_gateway.backends import Backends
 from souk_gateway.clients import health
-from souk_gateway.errors import Rejected
+from souk_gateway.errors import Rejected, quoted
 from souk_gateway.problems import BY_NAME
 from souk_gateway.routes import exchange_of, json_answer, route
 
@@ -50,7 +50,7 @@ class Status:
         return json_answer({"status": "READY", "services": services})
 
     async def targets(self, _: Request) -> Response:
-        """What requests are shared out by at this moment; not the addresses, which are nobody's business."""
+        """The targets in use, with their weights; their addresses are not for clients."""
         services = {
             name: [
                 {
@@ -112,5 +112,5 @@ def _static(path: str, content: bytes, media_type: str, headers: Mapping[str, st
 async def _problem_page(request: Request) -> Response:
     kind = BY_NAME.get(request.path_params["name"])
     if kind is None:
-        raise Rejected("NOT_FOUND", f"no problem is called {request.path_params['name']!r}")
+        raise Rejected("NOT_FOUND", f"there is no problem type {quoted(request.path_params['name'])}")
     return json_answer({"type": kind.type, "title": kind.title, "status": kind.status, "advice": kind.advice})

@@ -1,7 +1,7 @@
-"""Requests out of the bytes of a connection, by llhttp: https://llhttp.org.
+"""Parses the bytes of a connection into requests, with llhttp: https://llhttp.org.
 
-What it leaves to its user is refused here: hosts, targets, versions, transfer codings, and sizes. All in all that is
-what h11 refuses, and more of what is merely tolerated; a test compares the two.
+This module adds the checks that llhttp leaves to its user: hosts, targets, versions, transfer codings and sizes.
+Together they refuse all that h11 refuses, and some requests that h11 tolerates; a test compares the two.
 """
 
 import re
@@ -16,7 +16,7 @@ _OURS = frozenset((b"host", b"content-length", b"expect", b"transfer-encoding", 
 
 @dataclass(slots=True)
 class Head:
-    """A request but for its body. Header names are in lower case; `target` is as it was sent."""
+    """A request without its body. Header names are in lower case; `target` is as it was sent."""
 
     method: str
     target: bytes
@@ -26,13 +26,13 @@ class Head:
     keep_alive: bool
     """Whether another request may follow."""
     expects_continue: bool
-    """Whether the client waits to be told that it may send the body."""
+    """Whether the client waits for 100 Continue before it sends the body."""
     upgrade: bytes
-    """What the client would rather speak, as in its Upgrade header."""
+    """The protocol that the client asks to change to: the value of its Upgrade header."""
 
 
 class Receiver(Protocol):
-    """Whom a parser tells, from within `feed`."""
+    """Receives the requests that a parser finds; `feed` calls it."""
 
     def begin(self, head: Head) -> None: ...
 
@@ -42,11 +42,12 @@ class Receiver(Protocol):
     def end(self) -> None: ...
 
     def may_change(self, rest: bytes) -> None:
-        """The request that ended asks for another protocol, which would begin with `rest`. What it raises, goes on."""
+        """The request that just ended asks for another protocol; `rest` are the bytes after it. `feed` passes on
+        whatever this raises."""
 
 
 class Malformed(Exception):
-    """This is no request; `status` says so. Nothing after it can be understood."""
+    """The bytes are not a valid request; answer with `status` and close, as nothing after them can be parsed."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -54,9 +55,9 @@ class Malformed(Exception):
 
 
 class Parser:
-    """Tells its receiver of requests. `max_bytes` is how long a head may be, and how much may come in vain.
+    """Passes requests on to its receiver. `max_bytes` limits a request's head, and the bytes that complete nothing.
 
-    The methods that begin with `on_` are llhttp's to call.
+    llhttp calls the methods that begin with `on_`.
     """
 
     def __init__(self, receiver: Receiver, max_bytes: int) -> None:
@@ -64,7 +65,7 @@ class Parser:
         self._max_bytes = max_bytes
         self._llhttp = HttpRequestParser(self)
         self._loose_bytes = 0
-        """How much has come since it was last known what for."""
+        """Bytes received since the last complete head, part of a body, or end of a request."""
         self._is_body_skipped = False
         self._begin()
         self._in_message = self._in_head = False
@@ -75,7 +76,7 @@ class Parser:
         return self._in_message
 
     def feed(self, data: bytes) -> None:
-        """Takes what was read. Raises `Malformed`; what was told before that stands."""
+        """Parses the bytes that were read. Raises `Malformed`; what the receiver was told before that stands."""
         self._loose_bytes += len(data)
         try:
             while data:
@@ -88,7 +89,7 @@ class Parser:
             raise Malformed(431 if self._in_head else 400)
 
     def _feed(self, data: bytes) -> bytes:
-        """Returns what is left over when llhttp thinks that this is the end of HTTP/1.1, as with any upgrade."""
+        """Returns the bytes after the request if llhttp expects another protocol there, as after any upgrade."""
         try:
             self._llhttp.feed_data(data)
         except HttpParserUpgrade as upgrade:

@@ -1,7 +1,7 @@
 """The one table from reasons to REST answers, and the answers: problem+json.
 
-Source: RFC 9457. `type` is the reason as a path of this gateway that explains it, `detail` is for people, and what
-the problem is about stands in members of its own.
+Source: RFC 9457. `type` is a path of this gateway that explains the reason, and `detail` is for people. Further
+members name what the problem is about, such as the SKU.
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ MEDIA_TYPE = "application/problem+json"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What an answer for one reason looks like."""
+    """What the answer for one reason looks like."""
 
     reason: str
     status: int
     title: str
     advice: str
-    """What its page says: when it happens, and what to do."""
+    """What the page at `type` says: when it happens, and what to do."""
     retry_after_s: int | None = None
     status_in_path: int | None = None
-    """The status where the request's path, not its body, names what is unknown."""
+    """The status to use instead when the request's path, not its body, names what is unknown."""
 
     @property
     def name(self) -> str:
@@ -37,71 +37,124 @@ class Kind:
         return f"/problems/{self.name}"
 
 
-_AGAIN = "Send the same request again in a moment, with the same Idempotency-Key where it had one."
+_AGAIN = "Send the same request again in a moment. If it had an Idempotency-Key, keep that key."
 
 _KINDS = (
-    # What a client can mend.
+    # The client can correct the request.
     Kind(
-        "INVALID_ARGUMENT", 400, "Invalid request", "The request is not as the contract says; `detail` names the part."
+        "INVALID_ARGUMENT",
+        400,
+        "Invalid request",
+        "The request breaks the contract. `detail` names the field and what is expected; correct it and send it again.",
     ),
     Kind(
         "UNKNOWN_VERSION",
         400,
-        "No such version",
-        "Souk-Prefer asks for a version that has no target; /health/targets shows those there are.",
+        "Unknown version",
+        "Souk-Prefer asks for a version that does not run here. GET /health/targets lists the versions that do.",
     ),
-    Kind("NOT_FOUND", 404, "No such page", "Nothing is served under this path; /docs shows what is."),
-    Kind("METHOD_NOT_ALLOWED", 405, "Method not allowed", "The path exists; the Allow header names its methods."),
-    Kind("BODY_TOO_LARGE", 413, "Body too large", "A request's body may have at most 64 KiB."),
-    Kind("UNSUPPORTED_MEDIA_TYPE", 415, "Unsupported media type", "Send JSON, with Content-Type: application/json."),
-    # What an order asks for and cannot have.
+    Kind("NOT_FOUND", 404, "Not found", "This path does not exist. /docs lists the paths that do."),
+    Kind(
+        "METHOD_NOT_ALLOWED",
+        405,
+        "Method not allowed",
+        "The path exists, but does not accept this method. The Allow header lists the methods that it accepts.",
+    ),
+    Kind("BODY_TOO_LARGE", 413, "Body too large", "The body of a request may have at most 64 KiB. Send a smaller one."),
+    Kind(
+        "UNSUPPORTED_MEDIA_TYPE",
+        415,
+        "Unsupported media type",
+        "Send the body as JSON, with the header Content-Type: application/json.",
+    ),
+    # The order asks for something that it cannot have.
     Kind(
         "UNKNOWN_SKU",
         422,
         "Unknown item",
-        "There is no item with this SKU; GET /v1/items lists those there are.",
+        "No item has this SKU. GET /v1/items lists the items; PUT /v1/items/{sku} creates one.",
         status_in_path=404,
     ),
     Kind(
         "UNKNOWN_CUSTOMER",
         422,
         "Unknown customer",
-        "There is no customer with this id; PUT /v1/customers/{id} creates one.",
+        "No customer has this id. GET /v1/customers lists the customers; PUT /v1/customers/{id} creates one.",
         status_in_path=404,
     ),
-    Kind("OUT_OF_STOCK", 409, "Out of stock", "Fewer pieces are available than were ordered. Order less, or later."),
     Kind(
-        "INSUFFICIENT_POINTS", 409, "Not enough points", "The customer has fewer free points than are to be redeemed."
+        "OUT_OF_STOCK",
+        409,
+        "Out of stock",
+        "Fewer pieces are available than the order asks for. Order fewer, or try again later.",
+    ),
+    Kind(
+        "INSUFFICIENT_POINTS",
+        409,
+        "Not enough points",
+        "The customer has fewer available points than the order would redeem. Redeem fewer, or try again later.",
     ),
     Kind(
         "REDEEM_EXCEEDS_TOTAL",
         422,
-        "More points than there is to pay",
-        "One point pays one minor unit; redeem at most what is left to pay after the discount.",
+        "Too many points redeemed",
+        "One point pays one minor unit of the currency. Redeem at most `payable`, what is to pay after the discount.",
     ),
     # Idempotency.
-    Kind("KEY_REUSED", 422, "Idempotency-Key used before", "The key belongs to another request. Take a new one."),
+    Kind(
+        "KEY_REUSED",
+        422,
+        "Idempotency-Key already used",
+        "This Idempotency-Key belongs to a different request. Send a new request with a new key.",
+    ),
     Kind(
         "BUSY",
         409,
-        "The same key is in flight",
-        "A request with the same Idempotency-Key is being worked on. Send it again in a moment.",
+        "Key in use",
+        "Another request with the same Idempotency-Key is still being processed. Send this one again in a moment.",
         retry_after_s=1,
     ),
-    Kind("SETTLED", 409, "Already settled", "What belongs to this order was released. Order again, with a new key."),
-    # What the state of things does not allow.
-    Kind("UNKNOWN_ORDER", 404, "Unknown order", "There is no order with this id."),
-    Kind("WRONG_STATUS", 409, "Not in this status", "The order's status does not allow it; `current_status` names it."),
-    Kind("ON_HAND_BELOW_HELD", 409, "Pieces are held", "As many pieces must stay on hand as are held for orders."),
-    Kind("POINTS_BELOW_HELD", 409, "Points are held", "As many points must stay as are held for orders."),
-    Kind("UNKNOWN_RESERVATION", 404, "Unknown reservation", "Nothing is reserved under this order id."),
-    Kind("UNKNOWN_HOLD", 404, "Unknown hold", "Nothing is held under this order id."),
-    # What passes.
+    Kind(
+        "SETTLED",
+        409,
+        "Already settled",
+        "The goods or points of this order are already sold or released. Place a new order with a new Idempotency-Key.",
+    ),
+    # The current state does not allow it.
+    Kind(
+        "UNKNOWN_ORDER", 404, "Unknown order", "No order has this id. It may never have existed, or have been pruned."
+    ),
+    Kind(
+        "WRONG_STATUS",
+        409,
+        "Not allowed in this status",
+        "The order is in a status that does not allow this. `current_status` names the status.",
+    ),
+    Kind(
+        "ON_HAND_BELOW_HELD",
+        409,
+        "On hand below held",
+        "Orders hold more pieces (`held`) than would be on hand. Set `on_hand` to at least `held`, or try again later.",
+    ),
+    Kind(
+        "POINTS_BELOW_HELD",
+        409,
+        "Points below held",
+        "Orders hold more points (`held`) than would be left. Set `points` to at least `held`, or try again later.",
+    ),
+    Kind("UNKNOWN_RESERVATION", 404, "Unknown reservation", "No reservation has this order id."),
+    Kind("UNKNOWN_HOLD", 404, "Unknown hold", "No hold of points has this order id."),
+    # It passes by itself.
     Kind("UNAVAILABLE", 503, "A service does not answer", _AGAIN, retry_after_s=1),
     Kind("STORAGE_UNAVAILABLE", 503, "A database does not answer", _AGAIN, retry_after_s=1),
-    Kind("HOLD_EXPIRING", 503, "It took too long", _AGAIN, retry_after_s=1),
-    # What should never be.
-    Kind("INTERNAL", 500, "Internal error", "The gateway failed in a way that it does not know; its log says more."),
+    Kind("HOLD_EXPIRING", 503, "The order took too long", _AGAIN, retry_after_s=1),
+    # It should never happen.
+    Kind(
+        "INTERNAL",
+        500,
+        "Internal error",
+        "The gateway failed unexpectedly. Its log has the details; tell whoever runs it.",
+    ),
 )
 
 TABLE: Mapping[str, Kind] = {kind.reason: kind for kind in _KINDS}
@@ -115,7 +168,7 @@ _NUMBERS = frozenset({"requested", "available", "held", "payable"})
 
 
 def kind_of(reason: str, category: str = "") -> Kind:
-    """The row of a reason; where the table has none, a row that follows from the gRPC status `category`."""
+    """The row of a reason. For a reason that is not in the table, the gRPC status `category` decides."""
     known = TABLE.get(reason)
     if known is not None:
         return known
@@ -138,7 +191,7 @@ def problem(
     in_path: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer. `instance` is the path of the request; `in_path` says that it names the thing in question."""
+    """The answer. `instance` is the path of the request; `in_path`: whether it names what the problem is about."""
     status = kind.status_in_path if in_path and kind.status_in_path is not None else kind.status
     members: dict[str, str | int] = {
         "type": kind.type,

@@ -1,4 +1,4 @@
-"""When a call that failed is made again: soon, but not at the same moment as everyone else's, and not too often.
+"""When a failed call is repeated: soon, but not at the same moment as all other failed calls, and not too often.
 
 Source of the pauses: exponential back-off with full jitter, Brooker, "Exponential Backoff And Jitter", AWS, 2015.
 """
@@ -18,7 +18,7 @@ _SAVED = 10.0
 
 
 class Retries:
-    """The budget of a service: in the long run one call in ten is repeated, so that an outage is not multiplied.
+    """The budget of a service: in the long run at most one call in ten is repeated, so an outage does not multiply.
 
     Each call earns a tenth of a retry, and ten retries can be saved up. `jitter` gives numbers from 0 to 1.
     """
@@ -28,11 +28,11 @@ class Retries:
         self._budget = _SAVED
 
     def called(self) -> None:
-        """Says that a call is made for the first time."""
+        """Counts the first attempt of a call."""
         self._budget = min(self._budget + _EARNED, _SAVED)
 
     def pause_s(self, attempts: int, left_s: float) -> float | None:
-        """How long to wait before another attempt, after so many and with so much time left; None for no more."""
+        """How long to wait before another attempt, after `attempts` and with `left_s` to go; None for no other."""
         pause_s = self._jitter() * _FIRST_PAUSE_S * 2.0 ** (attempts - 1)
         if attempts >= _MAX_ATTEMPTS or pause_s + _WORTHWHILE_S > left_s or self._budget < 1:
             return None

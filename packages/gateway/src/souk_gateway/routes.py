@@ -1,4 +1,4 @@
-"""The REST resources: requests to calls, answers to JSON."""
+"""The REST resources: they turn requests into calls, and answers into JSON."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -17,7 +17,7 @@ from souk_contracts.reservations.v1 import ListItemsRequest, PutItemRequest, Res
 from souk_gateway import reading
 from souk_gateway.backends import Backends
 from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
-from souk_gateway.errors import Rejected, Unavailable, invalid
+from souk_gateway.errors import Rejected, Unavailable, invalid, quoted
 from souk_gateway.exchange import Exchange
 from souk_gateway.models import (
     ID,
@@ -78,7 +78,7 @@ def route(path: str, *, before: Callable[[Request], None] | None = None, **handl
 
 
 class _Endpoint:
-    """An ASGI application: for a function Starlette would look out for exceptions twice."""
+    """An ASGI application, since Starlette would wrap a function in a second layer that catches exceptions."""
 
     def __init__(self, methods: Mapping[str, Handler], before: Callable[[Request], None] | None) -> None:
         self._methods = methods
@@ -124,16 +124,17 @@ class Resources:
         ]
 
     def _pin(self, request: Request) -> None:
-        """Takes down which versions the request asks for."""
+        """Notes which versions the request asks for."""
         wanted = reading.preferred_versions(request)
         for service, version in wanted.items():
             if service not in self._services:
-                detail = f"no service is called {service}; {', '.join(self._services)} are"
+                detail = f"there is no service {quoted(service)}; the services are {', '.join(self._services)}"
             elif version not in (there_are := self._services[service].versions()):
-                detail = f"there is no {service} {version}; there is {', '.join(there_are) or 'no choice'}"
+                advice = f"ask for {' or '.join(there_are)}" if there_are else "its only target cannot be chosen"
+                detail = f"version {quoted(version)} of {service} does not run here; {advice}"
             else:
                 continue
-            metadata = {"service": service, "version": version}
+            metadata = {"service": service[:80], "version": version[:80]}
             raise Rejected("UNKNOWN_VERSION", f"Souk-Prefer: {detail}", metadata)
         exchange_of(request).pins = wanted
 
@@ -260,7 +261,7 @@ class Resources:
         """The prototype's request, for its clients: the name was never kept."""
         parameters = reading.query(request, "name", "completed")
         if not reading.matching(parameters, "name", NAME, NAME_WANTED):
-            raise invalid("name", "is missing; add ?name=… to the path")
+            raise invalid("name", "the query parameter is missing; add ?name=… to the path")
         completed = reading.one_of(parameters, "completed", {"true": True, "false": False}, otherwise=False)
         exchange = exchange_of(request)
         outcome = (await self._saga.place(_DEMO_ORDER, None, exchange)).outcome
@@ -274,7 +275,7 @@ class Resources:
         )
 
     async def _complete_once_confirmed(self, order: Order, exchange: Exchange) -> None:
-        """Where the order is not confirmed in time, it stays as it is: it was placed, and that is the answer."""
+        """Completes the order if it is confirmed in time. Otherwise it stays as it is: it was placed all the same."""
         settled = await self._settled(order, exchange.elapsed_s() + exchange.remaining_s(), exchange)
         if settled is not None and settled.status is OrderStatus.CONFIRMED:
             with suppress(Rejected, Unavailable):

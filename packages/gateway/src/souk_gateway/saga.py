@@ -28,7 +28,7 @@ from souk_gateway.exchange import Exchange
 from souk_gateway.models import OrderRequest
 
 CALLER = "anonymous"
-"""Whose keys they are. Everyone's, as long as clients do not authenticate."""
+"""Whose idempotency keys they are. Clients do not authenticate, so all share one caller."""
 
 # Fixed for ever: with another one, keys would name other orders.
 _NAMESPACE = uuid.UUID("6f1c7a52-3d0e-5b86-9c41-2a7be0d5f318")
@@ -64,7 +64,7 @@ class OrdersPort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of an order, now or when its id was first seen."""
+    """The decision about an order, made now or when its id was first seen."""
 
     outcome: Order | Refusal
     replayed: bool
@@ -81,9 +81,9 @@ def order_id_of(caller: str, key: str | None) -> str:
 
 
 def fingerprint_of(wanted: OrderRequest) -> bytes:
-    """SHA-256 of what the request means: the order of its keys and its white space do not matter.
+    """SHA-256 of the request's meaning: the order of its members and its white space do not matter.
 
-    The same in every version for what each of them can say: a retry may meet another one.
+    Every version must give the same fingerprint, since a retry may reach another version.
     """
     return hashlib.sha256(_encode(wanted)).digest()
 
@@ -110,7 +110,7 @@ class Saga:
         needs_loyalty = self._loyalty_required or wanted.redeem_points > 0
         loyalty_away = self._loyalty.is_away(exchange)
         if loyalty_away and needs_loyalty:
-            raise Unavailable("loyalty does not answer; nothing was ordered, try again in a moment")
+            raise Unavailable("loyalty does not answer, so no order was placed; try again in a moment")
         try:
             try:
                 reserved = await self._reserve(order_id, wanted, exchange)
@@ -210,7 +210,7 @@ class Saga:
 
 
 def _in_full(order: Order, request: CreateRequest) -> Order:
-    """What orders has left out, since it stands in the request."""
+    """The whole order: what a brief answer of orders leaves out is in the request."""
     subtotal = sum(line.unit_price * line.quantity for line in request.lines)
     return Order(
         id=order.id,
@@ -233,5 +233,5 @@ def _in_full(order: Order, request: CreateRequest) -> Order:
 def _decision(answer: CreateResponse | RefuseResponse) -> Decision:
     outcome = answer.refusal if answer.order is None else answer.order
     if outcome is None:
-        raise Unavailable("orders gave an answer that this gateway does not know")
+        raise Unavailable("orders sent an answer that this gateway does not understand; try again in a moment")
     return Decision(outcome, answer.replayed)

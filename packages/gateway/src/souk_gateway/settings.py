@@ -1,4 +1,4 @@
-"""What the environment says, read once when the process starts."""
+"""The settings: environment variables, read once when the process starts."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from souk_gateway.errors import quoted
 from souk_gateway.targets import SERVICES, WANTED, Target, Targets, targets_of
 
 T = TypeVar("T")
@@ -16,30 +17,30 @@ _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,]+", re.ASCII)
 
 
 class BadSetting(Exception):
-    """A setting that cannot be used; the message is one sentence for whoever wrote it."""
+    """A setting that cannot be used; the message is one sentence for the operator."""
 
     def __init__(self, name: str, value: object, wanted: str) -> None:
-        super().__init__(f"{name} is {value!r}, but should be {wanted}.")
+        super().__init__(f"{name} is {quoted(value, 300)}; it must be {wanted}.")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How this gateway runs. `from_environment` documents itself in the package's README."""
+    """How this gateway runs. The package's README lists the variables that `from_environment` reads."""
 
     host: str = "127.0.0.1"
     """Without brackets, also for IPv6."""
     port: int = 8080
-    """0 takes a free one."""
+    """0 chooses a free port."""
     targets: Mapping[str, Targets] = field(
         default_factory=lambda: {
             service: (Target(f"localhost:{50051 + place}"),) for place, service in enumerate(SERVICES)
         }
     )
-    """By service; they do not count where there is a file."""
+    """By service. A targets file replaces them."""
     targets_file: Path | None = None
     cors_origins: tuple[str, ...] = ()
     loyalty_required: bool = True
-    """Whether orders wait for loyalty to come back, or go without a discount."""
+    """Whether an order fails while loyalty is away, or is placed without a discount."""
     deadline_s: float = 5.0
     """How long a request may take, all its calls together."""
     log_level: str = "info"
@@ -59,7 +60,7 @@ class Settings:
             return value
 
         host, port = read(
-            "SOUK_GATEWAY_ADDRESS", _address, "a host and a port, such as 0.0.0.0:8080", (default.host, default.port)
+            "SOUK_GATEWAY_ADDRESS", _address, "host:port, such as 0.0.0.0:8080", (default.host, default.port)
         )
         return Settings(
             host=host,
@@ -70,10 +71,10 @@ class Settings:
             },
             targets_file=read("SOUK_TARGETS_FILE", Path, "a path", None),
             cors_origins=read(
-                "SOUK_CORS_ORIGINS", _origins, "origins such as https://shop.example, with commas between them", ()
+                "SOUK_CORS_ORIGINS", _origins, "origins separated by commas, such as https://shop.example", ()
             ),
             loyalty_required=read("SOUK_LOYALTY_REQUIRED", _boolean, "true or false", default.loyalty_required),
-            deadline_s=read("SOUK_DEADLINE_S", _seconds, "seconds, more than 0 and at most 60", default.deadline_s),
+            deadline_s=read("SOUK_DEADLINE_S", _seconds, "seconds, above 0 and at most 60", default.deadline_s),
             log_level=read("SOUK_LOG_LEVEL", _log_level, f"one of {', '.join(_LOG_LEVELS)}", default.log_level),
         )
 

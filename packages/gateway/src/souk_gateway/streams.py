@@ -30,7 +30,7 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Site:
-    """What all connections share. hypercorn's settings for access logs and for names of servers do not count.
+    """What all connections share. It ignores hypercorn's settings for access logs and server names.
 
     Once `draining`, each answer that begins is the last on its connection; once `ending`, each one that ends.
     """
@@ -92,7 +92,7 @@ class Stream:
         self._tell()
 
     def break_off(self) -> None:
-        """What should be the rest of the request is something else: it is no request, and has no answer."""
+        """The rest of the request is malformed: it is not a valid request, and gets no answer of its own."""
         self._is_answered = self._is_broken = True
         self.leave()
 
@@ -102,7 +102,7 @@ class Stream:
         try:
             await site.app(self._scope(), self.receive, self.send)
         except Exception:  # noqa: BLE001 (whatever it is, the client gets an answer, and the log the rest)
-            await site.config.log.exception("Error in ASGI Framework")
+            await site.config.log.exception("The gateway failed while it answered a request")
         finally:
             if not self._is_answered:
                 self._is_answered = self.is_last = True
@@ -208,7 +208,7 @@ class Stream:
 
 
 def refusal(status: int, headers: bytes) -> bytes:
-    """An answer to what is no request. `headers` are further lines, each after a line break."""
+    """An answer to bytes that are not a valid request. `headers` are further lines, each after a line break."""
     return _status_line(status) + b"\r\ncontent-length: 0\r\nconnection: close" + headers + b"\r\n\r\n"
 
 

@@ -1,12 +1,12 @@
-"""Where a service is: one target, or several versions of it with weights, as a setting names them."""
+"""The targets of a service, as a setting names them: one address, or several versions with weights."""
 
 import re
 from dataclasses import dataclass
 
 SERVICES = ("orders", "reservations", "loyalty")
 WANTED = (
-    "a host and a port, such as orders:50051, a gRPC name, such as dns:///orders:50051, or versions with weights, such "
-    "as 1.0.0=orders-1-0:50051;90,1.1.0=orders-1-1:50051;10, each version once and not every weight 0"
+    "host:port (orders:50051), a gRPC name (dns:///orders:50051), or versions with weights "
+    "(1.0.0=orders-1-0:50051;90,1.1.0=orders-1-1:50051;10), each version once and at least one weight above 0"
 )
 VERSION = r"[0-9A-Za-z][0-9A-Za-z.+_-]*"
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/=,;]+):(?P<port>[0-9]{1,5})")
@@ -17,21 +17,21 @@ _WEIGHTED = re.compile(rf"(?P<version>{VERSION})=(?P<address>[^=,;]+);(?P<weight
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place where a service is."""
+    """One address of a service."""
 
     address: str
     """`host:port`, or a gRPC name."""
     version: str = ""
-    """What it is asked for by; empty where it is the only one, and need not be told apart."""
+    """The version that requests can ask for; empty where the service has only one target."""
     weight: int = 1
-    """Its share of the requests, in relation to the other targets' weights; 0: only those that ask for it."""
+    """Its share of the requests, relative to the other weights; with 0 it gets only requests that ask for it."""
 
 
 Targets = tuple[Target, ...]
 
 
 def targets_of(text: str) -> Targets | None:
-    """The targets that a text names; None where it makes no sense."""
+    """The targets that a text names; None if it cannot be read."""
     if _is_address(text):
         return (Target(text),)
     targets = []

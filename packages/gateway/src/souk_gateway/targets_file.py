@@ -1,7 +1,7 @@
 """A file of targets, which is read again when it changes: weights move without a restart.
 
-It is TOML, and names every service, each with the text that its variable takes, so that a file which is only half
-written is not taken for a whole one:
+It is TOML and must name every service, so that a half-written file is not mistaken for a whole one. Each service has
+the same text that its SOUK_<SERVICE>_TARGET variable takes:
 
     orders = "1.0.0=orders-1-0:50051;90,1.1.0=orders-1-1:50051;10"
     reservations = "reservations:50051"
@@ -25,7 +25,7 @@ _PERIOD_S = 1.0
 
 
 class TargetsFile:
-    """The file at a path. What it says is given to `use`: once by `load`, and then by `run` whenever it changes."""
+    """The file at a path. `load` reads it once and `run` whenever it changes; both pass its targets to `use`."""
 
     def __init__(self, path: Path, use: Callable[[Mapping[str, Targets]], None]) -> None:
         self._path = path
@@ -39,8 +39,8 @@ class TargetsFile:
         self._take()
 
     async def run(self) -> None:
-        """Reads it each second, and at once on SIGHUP, for ever. Where it is wrong, the log says so once, and what it
-        said before stays in force."""
+        """Reads it every second, and at once on SIGHUP, for ever. If the file is wrong, the log says so once, and the
+        previous targets stay in use."""
         hangup = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, hangup.set)
@@ -62,11 +62,11 @@ class TargetsFile:
         try:
             self._take()
         except BadSetting as error:
-            log.warning("%s The targets stay as they were.", error)
+            log.warning("%s The previous targets stay in use.", error)
 
     def _take(self) -> None:
         if isinstance(self._seen, str):
-            raise BadSetting("SOUK_TARGETS_FILE", str(self._path), f"a file that can be read ({self._seen})")
+            raise BadSetting("SOUK_TARGETS_FILE", str(self._path), f"a readable file ({self._seen})")
         self._use(_parsed(self._path, self._seen))
 
     def _read(self) -> bytes | str:
@@ -80,9 +80,9 @@ def _parsed(path: Path, content: bytes) -> dict[str, Targets]:
     try:
         read = tomllib.loads(content.decode())
     except ValueError as error:
-        raise BadSetting("SOUK_TARGETS_FILE", str(path), f"a file in TOML ({error})") from error
+        raise BadSetting("SOUK_TARGETS_FILE", str(path), f"a TOML file ({error})") from error
     if set(read) != set(SERVICES):
-        names = f"{', '.join(SERVICES)}, and nothing else; it names {', '.join(read) or 'nothing'}"
+        names = f"{', '.join(SERVICES)} and nothing else (it names {', '.join(read) or 'nothing'})"
         raise BadSetting("SOUK_TARGETS_FILE", str(path), f"a file that names {names}")
     found = {}
     for service in SERVICES:

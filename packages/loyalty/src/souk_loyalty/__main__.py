@@ -20,17 +20,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=f"souk_{SERVICE}")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("serve", help="answer calls until SIGTERM").set_defaults(run=_serve)
-    commands.add_parser("migrate", help="bring the database up to date").set_defaults(run=_migrate)
-    commands.add_parser("health", help="exit 0 if the server is SERVING").set_defaults(run=_health)
-    pruning = commands.add_parser("prune", help="delete what came to nothing, once it is old; see docs/retention.md")
+    commands.add_parser("serve", help="answer gRPC calls until SIGTERM").set_defaults(run=_serve)
+    commands.add_parser("migrate", help="bring the database to this version's schema").set_defaults(run=_migrate)
+    commands.add_parser("health", help="exit with 0 if the server is SERVING, else with 1").set_defaults(run=_health)
+    old = "refused and cancelled orders" if SERVICE == "orders" else "expired holds"
+    pruning = commands.add_parser("prune", help=f"delete old {old}; see docs/retention.md")
     pruning.set_defaults(run=_prune)
     pruning.add_argument(
-        "--days", type=_days, default=30, metavar="N", help="how old, at least (%(default)s); 1 or more"
+        "--days", type=_days, default=30, metavar="N", help="delete what is at least N days old (%(default)s)"
     )
-    pruning.add_argument("--dry-run", action="store_true", help="say what there is to delete, and leave it")
+    pruning.add_argument("--dry-run", action="store_true", help="print how many would be deleted, and delete nothing")
     if SERVICE == "orders":  # nobody asks for what expired unused
-        pruning.add_argument("--archive", metavar="FILE", help="append each order first, as a line of JSON")
+        pruning.add_argument(
+            "--archive", metavar="FILE", help="append each order to FILE as a line of JSON before deleting it"
+        )
     arguments = parser.parse_args()
     try:
         settings = read(Settings, SERVICE)
@@ -85,7 +88,7 @@ def _health(settings: Settings, _: argparse.Namespace) -> None:
     from souk_contracts.probe import is_serving
 
     if not is_serving(settings.address):
-        raise RuntimeError(f"{settings.address} is not SERVING")
+        raise RuntimeError(f"no server is SERVING at {settings.address}")
 
 
 def _prune(settings: Settings, options: argparse.Namespace) -> None:
@@ -95,9 +98,9 @@ def _prune(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _days(text: str) -> int:
-    # Less than a day would not be safe; a hundred years are as good as for ever.
+    # Less than a day would not be safe; the upper limit keeps times in range.
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 36_500):
-        raise argparse.ArgumentTypeError(f"it is '{text}', and must be a whole number from 1 to 36500")
+        raise argparse.ArgumentTypeError(f"'{text[:80]}' is not a whole number from 1 to 36500")
     return int(text)
 
 

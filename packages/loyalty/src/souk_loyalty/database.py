@@ -66,9 +66,9 @@ _CONFLICTS = frozenset({"23505", "40001", "40P01"})
 
 
 class Conflict(StorageUnavailable):
-    """Another process changed the same at the same time, or the connection was lost before the commit.
+    """Another process changed the same rows at the same time, or the connection was lost before the commit.
 
-    Nothing was changed here, and a second try will see what is the case.
+    Nothing was changed here. Another attempt sees the other process's changes.
     """
 
 
@@ -148,16 +148,20 @@ class Database:
             query = text("SELECT service, revision, oldest_version FROM schema_support")
             found = connection.execute(query).one_or_none()
         if found is None or found.service != SERVICE:
-            whose = f"that of {found.service}" if found else "nobody's: its table schema_support is empty"
-            raise SchemaMismatch(f"the database is {whose}; name one for {SERVICE} alone")
+            whose = (
+                f"belongs to {found.service}" if found else "belongs to no service (its table schema_support is empty)"
+            )
+            raise SchemaMismatch(
+                f"the database {whose}; set SOUK_{SERVICE.upper()}_DATABASE_URL to one for {SERVICE} alone"
+            )
         if found.revision < revision:
             raise SchemaBehind(
-                f"the database is at migration {found.revision} and version {version} needs {revision}; "
+                f"the database is at migration {found.revision}, but version {version} needs {revision}; "
                 "run the `migrate` command of this version first"
             )
         if _numbers(version) < _numbers(found.oldest_version):
             raise SchemaMismatch(
-                f"the database is at migration {found.revision}, which version {version} cannot work with; "
+                f"the database is at migration {found.revision}, which version {version} is too old for; "
                 f"run version {found.oldest_version} or later"
             )
 
@@ -256,15 +260,15 @@ class Database:
             raise Conflict from error
         driver = self._driver
         ours = (driver.IntegrityError, driver.DataError, driver.ProgrammingError, driver.NotSupportedError)
-        if isinstance(error, ours):  # our own mistake
+        if isinstance(error, ours):  # a defect of ours, not an outage
             raise error
-        # A full disk, a lost connection, a file that is no database, a password that is wrong: which it is stays here.
-        log.warning("the database does not answer: %s", " ".join(str(error).split()))
+        # A full disk, a lost connection, a file that is not a database, a wrong password: only the log says which.
+        log.warning("the database does not answer: %s", " ".join(str(error).split())[:1000])
         raise StorageUnavailable from error
 
 
 def _parsed(url: str) -> URL:
-    """Names the driver, which is loaded only where it is named."""
+    """The URL with the name of its driver; only the named driver is loaded."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # of which the latter is for a port
@@ -277,7 +281,9 @@ def _parsed(url: str) -> URL:
     if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed.set(drivername="sqlite")
     # Not the URL itself: it may hold a password.
-    raise BadSetting("DATABASE_URL must be sqlite:///path or postgresql://user:password@host/database")
+    raise BadSetting(
+        f"SOUK_{SERVICE.upper()}_DATABASE_URL must be sqlite:///path or postgresql://user:password@host/database"
+    )
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

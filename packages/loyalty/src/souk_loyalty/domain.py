@@ -23,7 +23,7 @@ from souk_loyalty.rules import Tier
 
 
 class DomainError(Exception):
-    """A refusal. Its text is for people; `metadata` says what it is about."""
+    """A refusal. Its text is for people; `metadata` names what it is about."""
 
     def __init__(self, detail: str, **metadata: object) -> None:
         super().__init__(detail)
@@ -49,7 +49,7 @@ class InsufficientPoints(DomainError):
 
     def __init__(self, customer_id: str, requested: int, available: int) -> None:
         super().__init__(
-            f"{requested} points of '{customer_id}' were to be redeemed and {available} are available",
+            f"the order redeems {requested} points of '{customer_id}', but {available} are available; redeem fewer",
             customer_id=customer_id,
             requested=requested,
             available=available,
@@ -61,7 +61,7 @@ class RedeemExceedsTotal(DomainError):
 
     def __init__(self, requested: int, payable: int) -> None:
         super().__init__(
-            f"{requested} points were to be redeemed and {payable} are enough to pay for the order",
+            f"the order redeems {requested} points, but {payable} are enough to pay for it; redeem at most {payable}",
             requested=requested,
             payable=payable,
         )
@@ -71,14 +71,16 @@ class Busy(DomainError):
     """The order holds something else."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"another request for the order {order_id} is in flight, with other content")
+        super().__init__(
+            f"another request with other content is in progress for the order {order_id}; try again in a moment"
+        )
 
 
 class Settled(DomainError):
     """The hold is CONFIRMED or CLOSED."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"the hold of the order {order_id} is settled")
+        super().__init__(f"the hold of the order {order_id} is already confirmed or released")
 
 
 class PointsBelowHeld(DomainError):
@@ -86,8 +88,8 @@ class PointsBelowHeld(DomainError):
 
     def __init__(self, customer_id: str, points: int, held: int) -> None:
         super().__init__(
-            f"'{customer_id}' cannot have {points} points: {held} are held for orders; put at least as many, "
-            "or try later",
+            f"'{customer_id}' cannot have {points} points while orders hold {held}; "
+            f"set at least {held}, or try again later",
             customer_id=customer_id,
             held=held,
         )
@@ -97,14 +99,14 @@ class UnknownHold(DomainError):
     """There is no hold under this order id."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"there is no hold of the order {order_id}")
+        super().__init__(f"there is no hold for the order {order_id}")
 
 
 class StorageUnavailable(DomainError):
     """The database does not answer, or cannot write. What was asked for may have been done, or not: ask again."""
 
     def __init__(self) -> None:
-        super().__init__("the database does not answer; try again later")
+        super().__init__("the database does not answer; try again in a moment")
 
 
 class State(StrEnum):

@@ -32,7 +32,7 @@ class Janitor:
                 if count := await self.run_once():
                     log.info("%d holds expired", count)
             except StorageUnavailable:
-                log.warning("cannot end expired holds: the database does not answer")
+                log.warning("cannot end expired holds: the database does not answer; trying again")
             except Exception:  # holds must go on expiring, whatever it was
-                log.exception("cannot end expired holds")
+                log.exception("cannot end expired holds; trying again")
             await asyncio.sleep(self._period_s)

@@ -1,6 +1,6 @@
-"""`python -m souk_… prune`: deletes what has been EXPIRED for long. To every call it is as good as no row.
+"""`python -m souk_… prune`: deletes rows that EXPIRED long ago. Every call treats such a row as if it were not there.
 
-What is CLOSED goes when orders says that it may be forgotten, and what is CONFIRMED stays: docs/retention.md.
+CLOSED rows are deleted when orders says so, and CONFIRMED rows stay: docs/retention.md.
 The same file stands in both services whose rows expire; see docs/adr/0003-one-writer.md.
 """
 
@@ -33,7 +33,7 @@ _COUNT_OLD = Statement(select(func.count()).select_from(EXPIRING).where(_is_old)
 
 
 def prune(settings: Settings, options: Namespace, clock: Clock = system_clock) -> None:
-    """Carries the command out, and says what it did. Raises SchemaMismatch, StorageUnavailable."""
+    """Carries the command out and prints what it did. Raises SchemaMismatch, StorageUnavailable."""
     with closing(Database(settings.database_url)) as database:
         database.check_schema(REVISION, __version__)
         if options.dry_run:
@@ -42,7 +42,7 @@ def prune(settings: Settings, options: Namespace, clock: Clock = system_clock) -
         else:
             count = delete_old(database, options.days, clock)
     age = "a day" if options.days == 1 else f"{options.days} days"
-    done = "to be deleted" if options.dry_run else "deleted"
+    done = "would be deleted" if options.dry_run else "deleted"
     print(f"{EXPIRING.name.capitalize()} that expired at least {age} ago: {count:,} {done}.")
 
 

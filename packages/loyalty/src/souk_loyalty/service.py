@@ -136,7 +136,7 @@ class Loyalty:
     async def forget(self, order_ids: Sequence[str]) -> Sequence[str]:
         """Takes away the rows of these orders that are CLOSED or EXPIRED; gives the ids of those that stay."""
         if len(order_ids) > MAX_FORGOTTEN:
-            raise InvalidArgument("order_ids", f"must be at most {MAX_FORGOTTEN}, and are {len(order_ids)}")
+            raise InvalidArgument("order_ids", f"must be at most {MAX_FORGOTTEN}, but are {len(order_ids)}")
         kept = await self._execute(Forget(tuple(map(_order_id, order_ids))))
         assert isinstance(kept, list)
         return kept
@@ -150,7 +150,7 @@ class Loyalty:
     ) -> Account:
         """An expiry of 0 is never; one that is None stays as it was. Raises PointsBelowHeld."""
         if not name.strip() or len(name) > 200 or "\0" in name:
-            raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces and no NUL")
+            raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces, without NUL")
         _in_range("points", points, 0, MAX_POINTS)
         if tier_expires_at_us is not None:
             _in_range("tier_expires_at_us", tier_expires_at_us, 0, MAX_TIME_US)
@@ -167,7 +167,7 @@ class Loyalty:
         """A page, and the token of the next one; empty on the last."""
         size = _in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
         if page_token and not _CUSTOMER_ID.fullmatch(page_token):
-            raise InvalidArgument("page_token", "is not one that this call gave; begin without one")
+            raise InvalidArgument("page_token", "is not from an answer of this call; leave it empty for the first page")
         accounts = await self._storage.accounts(page_token, size + 1)
         return accounts[:size], accounts[size - 1].customer_id if len(accounts) > size else ""
 
@@ -212,17 +212,18 @@ def _confirm(order_id: str, customer_id: str, points_redeemed: int, points_earne
 
 def _order_id(text: str) -> str:
     if not _UUID.fullmatch(text):
-        raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, and is '{text[:64]}'")
+        raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, but is '{text[:64]}'")
     return text
 
 
 def _customer_id(text: str) -> str:
     if not _CUSTOMER_ID.fullmatch(text):
-        raise InvalidArgument("customer_id", f"must have 1 to 64 letters, digits and . _ - and is '{text[:80]}'")
+        wanted = "must be 1 to 64 letters, digits, dots, underscores or hyphens"
+        raise InvalidArgument("customer_id", f"{wanted}, but is '{text[:80]}'")
     return text
 
 
 def _in_range(field: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
-        raise InvalidArgument(field, f"must be from {low} to {high}, and is {value}")
+        raise InvalidArgument(field, f"must be from {low} to {high}, but is {value}")
     return value

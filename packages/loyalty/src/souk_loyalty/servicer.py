@@ -152,4 +152,4 @@ def _tier(tier: wire.Tier) -> rules.Tier:
     for known in rules.Tier:
         if tier == wire.Tier[known.name]:
             return known
-    raise domain.InvalidArgument("tier", f"must be {', '.join(rules.Tier)}")
+    raise domain.InvalidArgument("tier", f"must be one of {', '.join(rules.Tier)}")

@@ -20,8 +20,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         require(is_address(self.address), "address", self.address, "host:port, such as 127.0.0.1:50051")
-        require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "above 0 and at most a day, in seconds")
+        require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "seconds, above 0 and at most 86400")
         period = self.janitor_period_s
-        require(0 < period <= 3600, "janitor_period_s", period, "above 0 and at most an hour, in seconds")
+        require(0 < period <= 3600, "janitor_period_s", period, "seconds, above 0 and at most 3600")
         levels = ("debug", "info", "warning", "error")
         require(self.log_level.lower() in levels, "log_level", self.log_level, "debug, info, warning or error")

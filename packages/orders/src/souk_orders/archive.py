@@ -13,9 +13,9 @@ class CannotArchive(RuntimeError):
 
 
 class Archive:
-    """Appends to a file, which nobody else may do meanwhile.
+    """Appends to a file, and keeps others from appending meanwhile.
 
-    What an earlier run was writing when it was killed is cut off: its order has not been deleted, and comes again.
+    If an earlier run was killed amid a line, that line is cut off: its order was not deleted, and comes again.
     Every method raises CannotArchive.
     """
 
@@ -31,7 +31,9 @@ class Archive:
                 self._file.close()
                 raise
         except BlockingIOError:
-            raise CannotArchive(f"another run is writing to {path}; wait for it, or name another file") from None
+            raise CannotArchive(
+                f"another prune is writing to {path}; wait until it ends, or name another file"
+            ) from None
         except OSError as error:
             raise self._cannot(error) from error
 
@@ -68,7 +70,9 @@ class Archive:
         return 0
 
     def _cannot(self, error: OSError) -> CannotArchive:
-        return CannotArchive(f"cannot write to {self._path}: {error.strerror or error}; nothing was deleted for it")
+        return CannotArchive(
+            f"cannot write to {self._path}: {error.strerror or error}; no order was deleted that is not in it"
+        )
 
 
 def _sync(folder: Path) -> None:

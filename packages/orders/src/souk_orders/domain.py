@@ -1,6 +1,6 @@
-"""Orders: what they say, and which way they go. Standard library only.
+"""Orders: their terms and the statuses that they pass through. Standard library only.
 
-What must be told to whom because of it is in `book.py`.
+`book.py` decides which messages follow from an order.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ CANCELLED_BY_CUSTOMER = "CUSTOMER"
 
 
 class DomainError(Exception):
-    """A refusal. Its text is for people; `metadata` says what it is about."""
+    """A refusal. Its text is for people; `metadata` names what it is about."""
 
     def __init__(self, detail: str, **metadata: object) -> None:
         super().__init__(detail)
@@ -30,21 +30,21 @@ class UnknownOrder(DomainError):
     """There is no such order."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"there is no order {order_id}")
+        super().__init__(f"there is no order with the id {order_id}")
 
 
 class KeyReused(DomainError):
     """The id was decided for another request."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"the id {order_id} was used for another request; use a new one")
+        super().__init__(f"the order id {order_id} belongs to a different request; use a new id or key")
 
 
 class HoldExpiring(DomainError):
     """The earliest of the holds ends so soon that it could expire before it is confirmed."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"what is held for the order {order_id} ends too soon to rely on; place the order again")
+        super().__init__(f"the holds of the order {order_id} expire too soon; place the order again")
 
 
 class WrongStatus(DomainError):
@@ -58,11 +58,11 @@ class StorageUnavailable(DomainError):
     """The database does not answer, or cannot write. What was asked for may have been done, or not: ask again."""
 
     def __init__(self) -> None:
-        super().__init__("the database does not answer; try again later")
+        super().__init__("the database does not answer; try again in a moment")
 
 
 class Status(StrEnum):
-    """Where an order is on its way."""
+    """The status of an order."""
 
     ACCEPTED = "ACCEPTED"
     CONFIRMED = "CONFIRMED"
@@ -80,7 +80,7 @@ class Line(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What an order says: who gets what for how much. Money in minor units of `currency`.
+    """The terms of an order: who gets what for how much. Money in minor units of `currency`.
 
     `note` is a remark of the customer's or the shop's, empty for none.
     """
@@ -109,14 +109,14 @@ class Terms(NamedTuple):
         """Raises InvalidArgument where the figures contradict each other."""
         figures = (self.discount_percent, self.discount, self.points_redeemed, self.points_earned)
         if self.without_loyalty and any(figures):
-            raise InvalidArgument("without_loyalty", "means no discount and no points")
+            raise InvalidArgument("without_loyalty", "is true, so discount and points must be 0")
         discount = self.subtotal * self.discount_percent // 100
         if self.discount != discount:
             percent = f"{self.discount_percent} percent of {self.subtotal}"
-            raise InvalidArgument("discount", f"must be {discount}, {percent} rounded down, and is {self.discount}")
+            raise InvalidArgument("discount", f"must be {discount} ({percent}, rounded down), but is {self.discount}")
         payable = self.subtotal - discount
         if self.points_redeemed > payable:
-            raise InvalidArgument("points_redeemed", f"must be at most {payable}, and is {self.points_redeemed}")
+            raise InvalidArgument("points_redeemed", f"must be at most {payable}, but is {self.points_redeemed}")
 
 
 class Order(NamedTuple):
@@ -135,7 +135,7 @@ class Order(NamedTuple):
         return self._replace(status=Status.CONFIRMED)
 
     def completed(self) -> "Order":
-        """Handed over; a COMPLETED one is left as it is. Raises WrongStatus."""
+        """The completed order; a COMPLETED one stays as it is. Raises WrongStatus."""
         if self.status is Status.COMPLETED:
             return self
         if self.status is not Status.CONFIRMED:
@@ -143,7 +143,7 @@ class Order(NamedTuple):
         return self._replace(status=Status.COMPLETED)
 
     def cancelled(self, reason: str) -> "Order":
-        """Not to be; a CANCELLED one is left as it is. Raises WrongStatus."""
+        """The cancelled order; a CANCELLED one stays as it is. Raises WrongStatus."""
         if self.status is Status.CANCELLED:
             return self
         if self.status is Status.COMPLETED:
@@ -170,7 +170,7 @@ class Refusal(NamedTuple):
 
 
 class RefusedOrder(NamedTuple):
-    """An id that was decided not to become an order."""
+    """The decision that an id does not become an order."""
 
     order_id: str
     fingerprint: bytes

@@ -11,7 +11,7 @@ Settings = TypeVar("Settings")
 
 
 class BadSetting(Exception):
-    """A setting has a value that cannot be; the text names it and says what is wanted."""
+    """A setting has a value that cannot be used; the text names the setting, its value and what it must be."""
 
 
 def read(settings: type[Settings], service: str, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -30,7 +30,7 @@ def read(settings: type[Settings], service: str, environment: Mapping[str, str] 
                 values[name] = _PARSERS[field.type](text)
             except (KeyError, ValueError):
                 wanted = "true or false" if field.type is bool else "a number"
-                raise BadSetting(f"{sources[name]} is '{text}'; it must be {wanted}") from None
+                raise BadSetting(f"{sources[name]} is '{text[:300]}'; it must be {wanted}") from None
     try:
         return settings(**values)
     except ValueError as error:
@@ -41,11 +41,11 @@ def read(settings: type[Settings], service: str, environment: Mapping[str, str] 
 def require(condition: bool, name: str, value: object, wanted: str) -> None:
     """For a dataclass's own checks. Raises ValueError in the form that `read` understands."""
     if not condition:
-        raise ValueError(f"{name} is '{value}'; it must be {wanted}")
+        raise ValueError(f"{name} is '{str(value)[:300]}'; it must be {wanted}")
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is `host:port`, with a port that there is."""
+    """Whether a text is `host:port`, with a port below 65536."""
     host, _, port = text.rpartition(":")
     return bool(host) and " " not in text and port.isascii() and port.isdigit() and int(port) < 2**16
 

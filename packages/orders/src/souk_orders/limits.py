@@ -1,4 +1,4 @@
-"""What a call may hold: each check gives back what it was given, or raises InvalidArgument."""
+"""The limits of what a call may contain: each check returns its argument, or raises InvalidArgument."""
 
 import base64
 import binascii
@@ -21,17 +21,18 @@ DEFAULT_PAGE = 50
 MAX_PAGE_LINES = 4000
 """Of all orders on a page: at their longest they stay below the 4 MiB that a gRPC message may have by default."""
 _LINES_OF_A_NOTE = 3
-"""As many lines, at their longest, are longer than a note at its longest."""
+"""A note counts as this many lines: at their longest they are longer than the longest note."""
 
 _INT64 = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME_WANTED = "must be 1 to 64 letters, digits, dots, underscores or hyphens"
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 _POSITION = re.compile(r"([0-9]{1,19}) ([0-9a-f-]{36})")
 
 Position = tuple[int, str]
-"""Of an order among all: when it was created, and its id."""
+"""The position of an order in a list of all: when it was created, and its id."""
 
 START: Position = (_INT64, "")
 """Before the newest order."""
@@ -40,26 +41,26 @@ START: Position = (_INT64, "")
 def order_id(text: str) -> str:
     """A UUID in its canonical form."""
     if not _UUID.fullmatch(text):
-        raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, and is '{text[:64]}'")
+        raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, but is '{text[:64]}'")
     return text
 
 
 def fingerprint(digest: bytes) -> bytes:
     """A SHA-256."""
     if len(digest) != 32:
-        raise InvalidArgument("fingerprint", f"must have 32 bytes, and has {len(digest)}")
+        raise InvalidArgument("fingerprint", f"must have 32 bytes, but has {len(digest)}")
     return digest
 
 
 def customer_id(text: str) -> str:
     """An id as loyalty knows it."""
-    return _matching("customer_id", _NAME, text, "must have 1 to 64 letters, digits and . _ -")
+    return _matching("customer_id", _NAME, text, _NAME_WANTED)
 
 
 def terms(given: Terms) -> Terms:
     """Terms in their limits whose figures agree with each other."""
     customer_id(given.customer_id)
-    _matching("currency", _CURRENCY, given.currency, "must be an ISO 4217 code")
+    _matching("currency", _CURRENCY, given.currency, "must be an ISO 4217 currency code")
     _lines(given.lines)
     _in_range("discount_percent", given.discount_percent, 0, 100)
     _in_range("discount", given.discount, 0, _INT64)
@@ -72,7 +73,12 @@ def terms(given: Terms) -> Terms:
 
 def refusal(given: Refusal) -> Refusal:
     """A refusal that is small enough to keep."""
-    _matching("refusal.reason", _REASON, given.reason, "must be a word in capitals")
+    _matching(
+        "refusal.reason",
+        _REASON,
+        given.reason,
+        "must be 1 to 63 capitals, digits or underscores",
+    )
     _text("refusal.detail", given.detail, 0, 4000)
     _in_range("refusal.metadata", len(given.metadata), 0, 64)
     for key, value in given.metadata.items():
@@ -112,33 +118,33 @@ def position(token: str) -> Position:
     except (binascii.Error, ValueError):
         found = None
     if found is None or int(found[1]) > _INT64:
-        raise InvalidArgument("page_token", "is not one that this call gave; begin without one")
+        raise InvalidArgument("page_token", "is not from an answer of this call; leave it empty for the first page")
     return int(found[1]), found[2]
 
 
 def _lines(lines: Sequence[Line]) -> None:
     _in_range("lines", len(lines), 1, MAX_LINES)
     for line in lines:
-        _matching("sku", _NAME, line.sku, "must have 1 to 64 letters, digits and . _ -")
+        _matching("sku", _NAME, line.sku, _NAME_WANTED)
         _text("name", line.name, 1, 200)
         _in_range("quantity", line.quantity, 1, MAX_QUANTITY)
         _in_range("unit_price", line.unit_price, 0, MAX_PRICE)
     if len({line.sku for line in lines}) < len(lines):
-        raise InvalidArgument("lines", "name an SKU twice; put the pieces of one SKU in one line")
+        raise InvalidArgument("lines", "must name each SKU once; put its whole quantity into one line")
 
 
 def _matching(field: str, pattern: re.Pattern[str], text: str, wanted: str) -> str:
     if not pattern.fullmatch(text):
-        raise InvalidArgument(field, f"{wanted}, and is '{text[:80]}'")
+        raise InvalidArgument(field, f"{wanted}, but is '{text[:80]}'")
     return text
 
 
 def _text(field: str, text: str, shortest: int, longest: int) -> None:
     if not shortest <= len(text) <= longest or "\0" in text:
-        raise InvalidArgument(field, f"must have {shortest} to {longest} characters and no NUL")
+        raise InvalidArgument(field, f"must have {shortest} to {longest} characters, without NUL")
 
 
 def _in_range(field: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
-        raise InvalidArgument(field, f"must be from {low} to {high}, and is {value}")
+        raise InvalidArgument(field, f"must be from {low} to {high}, but is {value}")
     return value

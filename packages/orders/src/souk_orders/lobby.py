@@ -11,8 +11,8 @@ _LONGEST_LOOK_S = 0.5
 class Lobby:
     """Wakes those that wait for an order when this process has settled it.
 
-    What another process settles nobody tells; so those that wait look for themselves, first after 20 ms and then ever
-    less often, at least every half second.
+    Another process may settle the order without telling us, so those that wait also look for themselves: first after
+    20 ms, and then less and less often, but at least every half second.
     """
 
     def __init__(self) -> None:

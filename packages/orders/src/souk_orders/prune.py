@@ -1,6 +1,6 @@
-"""`python -m souk_orders prune`: deletes orders that came to nothing, once they have been over for long.
+"""`python -m souk_orders prune`: deletes refused and cancelled orders that ended long ago.
 
-docs/retention.md says what goes when, and docs/adr/0011-retention.md why so.
+docs/retention.md says what is deleted when, and docs/adr/0011-retention.md why.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _SHOWN = 5
 
 
 def prune(settings: Settings, options: Namespace, clock: Clock = system_clock) -> None:
-    """Carries the command out, and says what it did, also where it raises.
+    """Carries the command out and prints what it did, even if it then raises.
 
     Raises SchemaMismatch, StorageUnavailable, CannotForget, CannotArchive.
     """
@@ -40,8 +40,8 @@ def prune(settings: Settings, options: Namespace, clock: Clock = system_clock) -
         age = "a day" if options.days == 1 else f"{options.days} days"
         if options.dry_run:
             unmarked, due = retention.counts()
-            deleted = f"{due:,} marked at least {age} ago, to be deleted"
-            print(f"Orders that came to nothing: {unmarked:,} to be marked; {deleted}.")
+            deleted = f"{due:,} marked at least {age} ago would be deleted"
+            print(f"Refused and cancelled orders: {unmarked:,} would be marked; {deleted}.")
             return
         with closing(Archive(Path(options.archive))) if options.archive else nullcontext() as archive:
             asyncio.run(_run(settings, retention, archive, age))
@@ -67,13 +67,13 @@ async def _run(settings: Settings, retention: SqlRetention, archive: Archive | N
 
 
 def _sentences(pruned: Pruned, age: str) -> Iterator[str]:
-    marked, deleted = f"{pruned.marked:,} newly marked", f"{pruned.deleted:,} marked at least {age} ago, and deleted"
-    yield f"Orders that came to nothing: {marked}; {deleted}."
+    marked, deleted = f"{pruned.marked:,} newly marked", f"{pruned.deleted:,} marked at least {age} ago were deleted"
+    yield f"Refused and cancelled orders: {marked}; {deleted}."
     for participant in Participant:
         kept = [order_id for who, order_id in pruned.kept if who is participant]
         if kept:
             more = " and others" if len(kept) > _SHOWN else ""
             yield (
-                f"Kept: {len(kept):,}, since {participant.lower()} still has something held or confirmed for them; "
-                f"the audit says more: {', '.join(kept[:_SHOWN])}{more}."
+                f"Kept {len(kept):,}, because {participant.lower()} still has them HELD or CONFIRMED; "
+                f"run the audit to see why: {', '.join(kept[:_SHOWN])}{more}."
             )

@@ -1,7 +1,7 @@
-"""Marks what is over, and sweeps what has been over for long: at the participants first, then here.
+"""Marks orders that have ended, and deletes those that ended long ago: at the participants first, then here.
 
-In that order, since a tombstone without its order would shut the door to whoever uses the key anew, and since the
-order, as long as it is there, is what a killed run is taken up by.
+The participants come first for two reasons. A tombstone that outlives its order would refuse a new order with the same
+key. And a run that was killed finds the orders again, as long as they are there.
 """
 
 import asyncio
@@ -19,20 +19,20 @@ _AT_ONCE = 250
 """Orders, of one call and of one transaction."""
 
 _BETWEEN_BATCHES_S = 0.01
-"""For others who wait to write: the lock of a SQLite file is not handed on in turn."""
+"""A pause for other writers: the lock of a SQLite file is not given to those who waited longest."""
 
 
 class CannotForget(RuntimeError):
-    """A participant does not do as it is told; the text is a sentence that says which, why, and what to do."""
+    """A participant did not forget orders; the text is a sentence that says which one, why, and what to do."""
 
 
 class Forgetful(Protocol):
     """A participant that can forget orders."""
 
     async def forget(self, order_ids: Sequence[str]) -> Sequence[str]:
-        """Takes away what it has CLOSED or EXPIRED; gives the ids of what it has HELD or CONFIRMED, which stays.
+        """Deletes what it has CLOSED or EXPIRED; returns the ids of what stays, because it is HELD or CONFIRMED.
 
-        Without any ids it says whether it can. Raises CannotForget.
+        An empty list only asks whether the participant has this call. Raises CannotForget.
         """
 
 
@@ -59,12 +59,10 @@ class ForgettingClient:
 
     def _sentence(self, error: grpc.aio.AioRpcError) -> str:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return (
-                f"{self._name} is of a version that cannot forget orders; bring it to 1.2 or later, and run this again"
-            )
+            return f"{self._name} runs a version that cannot forget orders; update it to 1.2 or later, then prune again"
         return (
-            f"{self._name} did not forget what it was told to ({error.code().name}: "
-            f"{error.details()}); see that it serves, and run this again"
+            f"{self._name} did not forget the orders ({error.code().name}: "
+            f"{(error.details() or '')[:300]}); check that it serves, then prune again"
         )
 
 
@@ -73,10 +71,10 @@ class Pruned:
     """What was done."""
 
     marked: int = 0
-    """Orders that were seen to be over for the first time."""
+    """Orders that this run was the first to see ended."""
     deleted: int = 0
     kept: list[tuple[Participant, str]] = field(default_factory=list)
-    """Those that a participant has HELD or CONFIRMED, though they came to nothing."""
+    """Refused or cancelled orders that a participant still has HELD or CONFIRMED."""
 
 
 class Pruner:

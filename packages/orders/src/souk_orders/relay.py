@@ -1,4 +1,4 @@
-"""Tells reservations and loyalty what became of an order, again and again until each has answered."""
+"""Sends orders' decisions to reservations and loyalty, and repeats each message until it is answered."""
 
 from __future__ import annotations  # classes name those that follow them
 
@@ -36,7 +36,7 @@ _AFTER_ERROR_S = 1.0
 
 
 class CallFailed(Exception):
-    """A participant did not answer, or not as agreed; the text says how."""
+    """A participant did not answer, or answered something that it should not; the text says what."""
 
 
 class Reply(NamedTuple):
@@ -232,7 +232,7 @@ class OutboxRelay:
         message = answer.message
         self._settled(message.order_id)
         if isinstance(answer, Answered) and answer.no is not None:
-            log.info("order %s is cancelled: %s says no, %s", message.order_id, message.participant, answer.no.detail)
+            log.info("order %s is cancelled: %s refused, %s", message.order_id, message.participant, answer.no.detail)
             self.wake()
 
     def _delay_s(self, attempts: int) -> float:
@@ -263,7 +263,7 @@ class _Complaints:
         if now_s < self._quiet_until_s:
             return
         log.warning(
-            "%d calls to %s failed; the last: %s of order %s, attempt %d: %s",
+            "%d calls to %s failed; the last one was %s of order %s, attempt %d: %s",
             self._count,
             self._participant,
             message.kind,

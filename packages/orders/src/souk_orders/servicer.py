@@ -117,7 +117,7 @@ def _status(status: wire.OrderStatus) -> domain.Status | None:
     try:
         return domain.Status[status.name or ""]
     except KeyError:
-        raise domain.InvalidArgument("status", f"{status.value} is not one that this version knows") from None
+        raise domain.InvalidArgument("status", f"{status.value} is not a status that this version knows") from None
 
 
 def _outcome(decision: domain.Decision) -> tuple[wire.Order | None, wire.Refusal | None]:

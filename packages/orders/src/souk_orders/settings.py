@@ -17,9 +17,9 @@ class Settings:
     loyalty_target: str = "localhost:50053"
     """The same for loyalty."""
     hold_margin_s: float = 10.0
-    """An order whose holds end sooner than this is not taken."""
+    """An order whose holds expire sooner than this is refused (HOLD_EXPIRING)."""
     relay_period_s: float = 0.5
-    """How often the outbox is looked through when nothing wakes the relay."""
+    """How often the relay reads the outbox when nothing wakes it."""
     relay_timeout_s: float = 2.0
     """The deadline of a call to reservations or loyalty."""
     log_level: str = "info"
@@ -28,12 +28,14 @@ class Settings:
         require(is_address(self.address), "address", self.address, "host:port, such as 127.0.0.1:50051")
         for name in ("reservations_target", "loyalty_target"):
             target = getattr(self, name)
-            require(":" in target and " " not in target, name, target, "host:port, or a gRPC name with its scheme")
+            require(
+                ":" in target and " " not in target, name, target, "host:port, or a gRPC name such as dns:///host:port"
+            )
         margin = self.hold_margin_s
-        require(0 <= margin <= 3600, "hold_margin_s", margin, "from 0 to an hour, in seconds")
+        require(0 <= margin <= 3600, "hold_margin_s", margin, "0 to 3600 seconds")
         period = self.relay_period_s
-        require(0 < period <= 3600, "relay_period_s", period, "above 0 and at most an hour, in seconds")
+        require(0 < period <= 3600, "relay_period_s", period, "seconds, above 0 and at most 3600")
         timeout = self.relay_timeout_s
-        require(0 < timeout <= 60, "relay_timeout_s", timeout, "above 0 and at most a minute, in seconds")
+        require(0 < timeout <= 60, "relay_timeout_s", timeout, "seconds, above 0 and at most 60")
         levels = ("debug", "info", "warning", "error")
         require(self.log_level.lower() in levels, "log_level", self.log_level, "debug, info, warning or error")

@@ -232,7 +232,7 @@ def _load_due(session: Session, to: Participant, now_us: int, limit: int) -> dic
             try:
                 readable.update(_load_decisions(session, _SELECT_ORDERS, [order_id]))
             except _UNREADABLE as error:
-                log.warning("order %s cannot be read, so %s cannot be told of it: %s", order_id, to, error)
+                log.warning("order %s cannot be read, so its message to %s must wait: %s", order_id, to, error)
                 reason = f"the order cannot be read: {error}"[:500]
                 due = now_us + _UNREADABLE_DELAY_US
                 session.run(_PUT_OFF, key=order_id, to=to.value, due=due, error=reason)

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(settings: Settings, database: Database) -> None:
-    """Serves until SIGTERM or SIGINT, then lets calls finish. Raises RuntimeError where the address cannot be had."""
+    """Serves until SIGTERM or SIGINT, then lets calls finish. Raises RuntimeError if it cannot listen."""
     stopping = termination()
     storage = SqlStorage(database)
     reservations = Reservations(storage, hold_ttl_s=settings.hold_ttl_s)

@@ -21,7 +21,7 @@ MAX_PIECES = 1_000_000_000
 
 
 class DomainError(Exception):
-    """A refusal. Its text is for people; `metadata` says what it is about."""
+    """A refusal. Its text is for people; `metadata` names what it is about."""
 
     def __init__(self, detail: str, **metadata: object) -> None:
         super().__init__(detail)
@@ -47,7 +47,7 @@ class OutOfStock(DomainError):
 
     def __init__(self, sku: str, requested: int, available: int) -> None:
         super().__init__(
-            f"{requested} of '{sku}' were asked for and {available} are available",
+            f"{requested} pieces of '{sku}' were ordered, but {available} are available; order fewer, or try later",
             sku=sku,
             requested=requested,
             available=available,
@@ -58,14 +58,16 @@ class Busy(DomainError):
     """The order holds other lines."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"another request for the order {order_id} is in flight, with other lines")
+        super().__init__(
+            f"another request with other lines is in progress for the order {order_id}; try again in a moment"
+        )
 
 
 class Settled(DomainError):
     """The reservation is CONFIRMED or CLOSED."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"the reservation of the order {order_id} is settled")
+        super().__init__(f"the reservation of the order {order_id} is already confirmed or released")
 
 
 class OnHandBelowHeld(DomainError):
@@ -73,7 +75,8 @@ class OnHandBelowHeld(DomainError):
 
     def __init__(self, sku: str, on_hand: int, held: int) -> None:
         super().__init__(
-            f"'{sku}' cannot have {on_hand} on hand: {held} are held for orders; put at least as many, or try later",
+            f"'{sku}' cannot have {on_hand} pieces on hand while orders hold {held}; "
+            f"set at least {held}, or try again later",
             sku=sku,
             held=held,
         )
@@ -83,14 +86,14 @@ class UnknownReservation(DomainError):
     """There is no reservation under this order id."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"there is no reservation of the order {order_id}")
+        super().__init__(f"there is no reservation for the order {order_id}")
 
 
 class StorageUnavailable(DomainError):
     """The database does not answer, or cannot write. What was asked for may have been done, or not: ask again."""
 
     def __init__(self) -> None:
-        super().__init__("the database does not answer; try again later")
+        super().__init__("the database does not answer; try again in a moment")
 
 
 class State(StrEnum):
@@ -237,7 +240,9 @@ class Stock:
         """Adds pieces. Raises UnknownSku, InvalidArgument."""
         item = self._item(sku)
         if item.on_hand + quantity > MAX_PIECES:
-            raise InvalidArgument("quantity", f"{quantity} would bring '{sku}' above {MAX_PIECES} on hand")
+            raise InvalidArgument(
+                "quantity", f"{quantity} would raise '{sku}' above {MAX_PIECES} pieces on hand; add fewer"
+            )
         return self._stock_up(item, quantity)
 
     def _item(self, sku: str) -> Item:

@@ -38,4 +38,4 @@ def migrate(url: str) -> None:
             config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-    log.info("the database is up to date")
+    log.info("the database has the schema of version %s, or a newer one that it can work with", __version__)

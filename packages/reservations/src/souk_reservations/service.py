@@ -143,7 +143,7 @@ class Reservations:
     async def forget(self, order_ids: Sequence[str]) -> Sequence[str]:
         """Takes away the rows of these orders that are CLOSED or EXPIRED; gives the ids of those that stay."""
         if len(order_ids) > MAX_FORGOTTEN:
-            raise InvalidArgument("order_ids", f"must be at most {MAX_FORGOTTEN}, and are {len(order_ids)}")
+            raise InvalidArgument("order_ids", f"must be at most {MAX_FORGOTTEN}, but are {len(order_ids)}")
         kept = await self._execute(Forget(tuple(map(_order_id, order_ids))))
         assert isinstance(kept, list)
         return kept
@@ -157,11 +157,11 @@ class Reservations:
     ) -> Item:
         """A description that is None stays as it was. Raises OnHandBelowHeld."""
         if not name.strip() or len(name) > 200 or "\0" in name:
-            raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces and no NUL")
+            raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces, without NUL")
         _in_range("unit_price", unit_price, 0, MAX_PIECES)
         _in_range("on_hand", on_hand, 0, MAX_PIECES)
         if description is not None and (len(description) > MAX_DESCRIPTION or "\0" in description):
-            raise InvalidArgument("description", f"must have at most {MAX_DESCRIPTION} characters and no NUL")
+            raise InvalidArgument("description", f"must have at most {MAX_DESCRIPTION} characters, without NUL")
         return await self._item(PutItem(_sku(sku), name, unit_price, on_hand, description))
 
     async def restock_item(self, sku: str, quantity: int) -> Item:
@@ -176,7 +176,7 @@ class Reservations:
         """A page, and the token of the next one; empty on the last."""
         size = _in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
         if page_token and not _SKU.fullmatch(page_token):
-            raise InvalidArgument("page_token", "is not one that this call gave; begin without one")
+            raise InvalidArgument("page_token", "is not from an answer of this call; leave it empty for the first page")
         items = await self._storage.items(page_token, size + 1)
         page = items[: _fitting(items[:size])]
         return page, page[-1].sku if len(page) < len(items) else ""
@@ -227,13 +227,14 @@ def _fitting(items: Sequence[Item]) -> int:
 
 def _order_id(text: str) -> str:
     if not _UUID.fullmatch(text):
-        raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, and is '{text[:64]}'")
+        raise InvalidArgument("order_id", f"must be a UUID in lower case with hyphens, but is '{text[:64]}'")
     return text
 
 
 def _sku(text: str) -> str:
     if not _SKU.fullmatch(text):
-        raise InvalidArgument("sku", f"must have 1 to 64 letters, digits and . _ - and is '{text[:80]}'")
+        wanted = "must be 1 to 64 letters, digits, dots, underscores or hyphens"
+        raise InvalidArgument("sku", f"{wanted}, but is '{text[:80]}'")
     return text
 
 
@@ -243,11 +244,11 @@ def _lines(lines: Sequence[Line]) -> tuple[Line, ...]:
         _sku(line.sku)
         _in_range("quantity", line.quantity, 1, MAX_QUANTITY)
     if len({line.sku for line in lines}) < len(lines):
-        raise InvalidArgument("lines", "name an SKU twice; put the pieces of one SKU in one line")
+        raise InvalidArgument("lines", "must name each SKU once; put its whole quantity into one line")
     return tuple(lines)
 
 
 def _in_range(field: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
-        raise InvalidArgument(field, f"must be from {low} to {high}, and is {value}")
+        raise InvalidArgument(field, f"must be from {low} to {high}, but is {value}")
     return value
