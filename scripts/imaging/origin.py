@@ -1,10 +1,12 @@
 """What an image is made from: a version of a service, and the commit that says how old it is."""
 
+import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
-from releasing.build import CannotBuild, git
-from releasing.ledger import SERVICES, Ledger, Release, folder, numbers, version_of_tree
+from releasing.build import CannotBuild, git, is_cut_off
+from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder, numbers, version_of_tree
 
 IMAGES = (*SERVICES, "single")
 
@@ -67,8 +69,9 @@ def from_tree(service: str, ledger: Ledger) -> Image:
     try:
         epoch, revision = max(last("HEAD", own), last("HEAD", contracts))
         dirty = git("status", "--porcelain", "--", *own, *contracts)
-    except (CannotBuild, FileNotFoundError):
-        return image  # an unpacked archive, or no git
+    except (CannotBuild, FileNotFoundError) as error:  # an unpacked archive, a shallow clone, or no git
+        print(f"{image.name} will not name its revision. {error}", file=sys.stderr)
+        return image
     return replace(image, revision=f"{revision}-dirty" if dirty else revision, epoch=epoch)
 
 
@@ -84,11 +87,16 @@ def from_release(release: Release, ledger: Ledger) -> Image:
     return Image(release.package, release.version, revision, epoch, versions, release)
 
 
-def last(commit: str, paths: list[str]) -> tuple[int, str]:
+def last(commit: str, paths: list[str], root: Path = ROOT) -> tuple[int, str]:
     """The last commit up to this one that touched any of these paths, after its time. Raises CannotBuild."""
-    found = git("log", "-1", "--format=%ct %H", commit, "--", *paths).split()
+    found = git("rev-list", "--max-count=1", "--timestamp", commit, "--", *paths, root=root).split()
     if not found:
         raise CannotBuild(f"Git knows nothing of {', '.join(paths)} at {commit}.")
+    if is_cut_off(found[1], root):
+        raise CannotBuild(
+            f"This clone is shallow, and does not say which commit last changed {paths[0]} and the like: "
+            "'git fetch --unshallow --tags' fetches the history that it lacks."
+        )
     return int(found[0]), found[1]
 
 
