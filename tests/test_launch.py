@@ -64,7 +64,7 @@ class Launched:
         return [int(pid) for pid in re.findall(rf"{service} runs as (\d+)", self.said)]
 
     def waits_for(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, self.said
             time.sleep(0.02)
@@ -105,7 +105,7 @@ def launch(tmp_path: Path, port: int) -> Iterator[Callable[..., Launched]]:
     yield start
     for launched in started:
         launched.process.terminate()
-        launched.process.wait(20)
+        launched.process.wait(60)
 
 
 def is_alive(pid: int) -> bool:
@@ -121,7 +121,7 @@ def test_a_signal_stops_the_gateway_first_and_leaves_no_process(launch: Callable
     launched = launch()
     launched.comes_up()
     launched.process.send_signal(number)
-    assert launched.process.wait(10) == 0
+    assert launched.process.wait(60) == 0
     ends = re.findall(r"(\w+) ends", launched.said)
     assert ends[0] == "gateway"
     assert sorted(ends) == sorted(SERVICES)
@@ -147,7 +147,7 @@ def test_no_service_outlives_a_launcher_that_is_killed(launch: Callable[..., Lau
 
 def test_a_service_that_does_not_come_up_stops_all(launch: Callable[..., Launched]) -> None:
     launched = launch(SOUK_BROKEN="loyalty")
-    assert launched.process.wait(10) == 2
+    assert launched.process.wait(60) == 2
     assert "loyalty      | SOUK_BROKEN is no setting" in launched.said
     assert "loyalty ended with code 2 before all had come up" in launched.said
 
@@ -157,6 +157,6 @@ def test_a_port_in_use_is_told_before_anything_starts(launch: Callable[..., Laun
         other.bind(("127.0.0.1", port + 2))
         other.listen()
         launched = launch()
-        assert launched.process.wait(10) == 2
+        assert launched.process.wait(60) == 2
     assert launched.said.startswith(f"Port {port + 2} of 127.0.0.1 cannot be had (Address already in use);")
     assert launched.said.count("\n") == 1

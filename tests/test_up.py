@@ -1,12 +1,15 @@
 """`./scripts/up`, as the README says it."""
 
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -15,8 +18,8 @@ from tests.deployments import free_port, is_serving, wait_until
 
 
 @contextmanager
-def up(port: int, data: Path) -> Iterator[tuple[str, int]]:
-    """Runs it until a person would press Ctrl-C; gives the curl line that it prints, and its session."""
+def up(port: int, data: Path) -> Iterator[tuple[list[str], int]]:
+    """Runs it until a person would press Ctrl-C; gives the commands that it prints, and its session."""
     process = subprocess.Popen(
         ["./scripts/up"],
         cwd=ROOT,
@@ -32,10 +35,9 @@ def up(port: int, data: Path) -> Iterator[tuple[str, int]]:
         printed += line
         if "/docs" in line:
             break
-    found = re.search(r"(curl .*\\\n.*-d '.*')", printed)
-    assert found, printed
+    assert f"orders 127.0.0.1:{port + 1}, reservations 127.0.0.1:{port + 2}, loyalty 127.0.0.1:{port + 3}" in printed
     try:
-        yield found[1], process.pid
+        yield re.findall(r"^  (curl (?:.*\\\n)*.*)$", printed, re.MULTILINE), process.pid
     finally:
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does
         process.stdout.read()
@@ -48,15 +50,31 @@ def processes(session: int) -> list[str]:
     return found.stdout.splitlines()
 
 
+def answer(command: str) -> Any:
+    """What a command gives, as JSON."""
+    return json.loads(subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout)
+
+
+def run_example(page: str, address: str, port: int) -> str:
+    """What a page's Python example prints, where the service that it calls has another port."""
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert address in code
+    code = code.replace(address, f"127.0.0.1:{port}")
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def test_it_starts_takes_the_order_that_it_shows_and_leaves_no_process(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with up(port, tmp_path / "data") as (curl, session):
+    with up(port, tmp_path / "data") as ((order, look), session):
         wait_until(lambda: len(processes(session)) == 5, "the launcher and its four services, and nothing else")
         before = httpx.get(f"{url}/v1/customers/c-1").json()["points"]
-        order = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout
-        body = httpx.Response(200, text=order).json()
+        body = answer(order)
         assert (body["subtotal"], body["discount"], body["total"]) == (900, 90, 810)
+        assert answer(order)["id"] == body["id"]  # by its key
+        wait_until(lambda: answer(look)["orders"][0]["status"] == "CONFIRMED", "the order to be shown as CONFIRMED")
+        assert answer(look)["orders"][0]["id"] == body["id"]
+        assert "Darjeeling" in run_example((ROOT / "docs/grpc.md").read_text(), "127.0.0.1:8082", port + 2)
         wait_until(lambda: httpx.get(f"{url}/v1/items/tea").json()["sold"] == 2, "the tea to be sold")
         wait_until(lambda: httpx.get(f"{url}/v1/customers/c-1").json()["points"] == before + 8, "points to be earned")
         assert len(httpx.get(f"{url}/v1/items").json()["items"]) == 12

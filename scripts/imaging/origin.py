@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from releasing import version
-from releasing.build import CannotBuild, git
-from releasing.ledger import SERVICES, Ledger, Release, folder, numbers
+from releasing.build import CannotBuild, git, is_cut_off
+from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder, numbers
 
 IMAGES = (*SERVICES, "single")
 TREE = "tree"
@@ -69,8 +70,8 @@ def from_release(release: Release, ledger: Ledger) -> Image:
     """The image of a release, with the contracts that it was released with. Raises CannotBuild, NotReleased."""
     contracts = ledger.find("contracts", release.contracts)
     epoch, revision = max(
-        _last(release.commit, ["images", *_of_a_service(release.package)]),
-        _last(contracts.commit, version.contents("contracts")),
+        last(release.commit, ["images", *_of_a_service(release.package)]),
+        last(contracts.commit, version.contents("contracts")),
     )
     versions = tags(release.package, release.version, ledger)
     return Image(release.package, release.version, revision, epoch, versions, release)
@@ -85,11 +86,16 @@ def _of_a_service(service: str) -> tuple[str, ...]:
     return *version.contents(service), f"{folder(service)}/requirements.lock"
 
 
-def _last(commit: str, paths: list[str] | tuple[str, ...]) -> tuple[int, str]:
+def last(commit: str, paths: list[str] | tuple[str, ...], root: Path = ROOT) -> tuple[int, str]:
     """The last commit up to this one that touched any of these paths, after its time. Raises CannotBuild."""
-    found = git("rev-list", "--max-count=1", "--timestamp", commit, "--", *paths).split()
+    found = git("rev-list", "--max-count=1", "--timestamp", commit, "--", *paths, root=root).split()
     if not found:
         raise CannotBuild(f"Git knows nothing of {', '.join(paths)} at {commit}.")
+    if is_cut_off(found[1], root):
+        raise CannotBuild(
+            f"This clone is shallow, and does not say which commit last changed {paths[0]} and the like: "
+            "'git fetch --unshallow --tags' fetches the history that it lacks."
+        )
     return int(found[0]), found[1]
 
 

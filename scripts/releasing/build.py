@@ -14,7 +14,7 @@ from pathlib import Path
 
 from releasing.ledger import ROOT, Release, folder
 
-CACHE = Path(os.environ.get("SOUK_VENV") or ROOT / ".venv").absolute() / "releases"
+CACHE = ROOT / (os.environ.get("SOUK_VENV") or ".venv") / "releases"
 TOOLS_LOCK = "images/wheel-tools.lock"
 
 
@@ -23,16 +23,60 @@ class CannotBuild(Exception):
 
 
 def git(*arguments: str, root: Path = ROOT) -> str:
-    """What git says. Raises CannotBuild with what it says is wrong."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    """What git says of the repository at `root`, whatever its user has set. Raises CannotBuild with what is wrong."""
+    settings = [word for name, value in _GIT_SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    # Named, so that it is no other one that this stands in, or that a hook has put into the environment; and then git
+    # reads it whoever owns it: this script is out of it, too.
+    command = ["git", f"--git-dir={root}/.git", f"--work-tree={root}", *settings, *arguments]
+    environment = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotBuild(f"'git {' '.join(arguments)}' failed: {done.stderr.strip()}")
+        said = f"'git {' '.join(arguments)}' failed: {done.stderr.strip()}"
+        if _shallow_file(root).exists():
+            said += "\nThis clone is shallow: 'git fetch --unshallow --tags' fetches the history that it lacks."
+        raise CannotBuild(said)
     return done.stdout.strip()
 
 
-def time_of(commit: str) -> int:
+_GIT_SETTINGS = {
+    "core.autocrlf": "false",
+    "core.eol": "lf",
+    "core.attributesFile": os.devnull,
+    "core.excludesFile": os.devnull,
+    "core.quotePath": "false",
+    "tar.umask": "0022",
+    "status.showUntrackedFiles": "all",
+    "diff.renames": "false",
+    "column.ui": "never",
+    "column.tag": "never",
+    "log.showSignature": "false",
+}
+"""What a user may have set otherwise, and what then would make other files, or other answers, of the same commit."""
+_OTHER_REPOSITORY = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE", "GIT_PREFIX",
+)  # fmt: skip
+
+
+def is_cut_off(commit: str, root: Path = ROOT) -> bool:
+    """Whether a shallow clone lacks what came before a commit, which then seems to have made every file."""
+    file = _shallow_file(root)
+    return file.exists() and commit in file.read_text().split()
+
+
+def _shallow_file(root: Path) -> Path:
+    """Where git keeps the commits whose parents it lacks; in a linked worktree that is the main one's."""
+    place = root / ".git"
+    if place.is_file():
+        folder = root / place.read_text().partition("gitdir:")[2].strip()
+        common = folder / "commondir"
+        place = folder / common.read_text().strip() if common.exists() else folder
+    return place / "shallow"
+
+
+def time_of(commit: str, root: Path = ROOT) -> int:
     """When it was made, in seconds since 1970: what all files that are built from it bear."""
-    return int(git("rev-list", "--max-count=1", "--timestamp", commit).partition(" ")[0])
+    return int(git("rev-list", "--max-count=1", "--timestamp", commit, root=root).partition(" ")[0])
 
 
 def sha256(path: Path) -> str:

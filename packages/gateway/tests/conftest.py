@@ -18,7 +18,7 @@ async def shop_fixture() -> AsyncIterator[Shop]:
 @pytest_asyncio.fixture
 async def client(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway with the default settings."""
-    async with gateway(shop) as url, httpx.AsyncClient(base_url=url) as opened:
+    async with gateway(shop) as url, httpx.AsyncClient(base_url=url, timeout=60) as opened:
         yield opened
 
 

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 import pytest_asyncio
 
-from souk_contracts.channel import connect
 from souk_contracts.loyalty.v1 import LoyaltyStub
 from souk_contracts.server import GrpcServer, ServerSettings
 from souk_loyalty import SERVICE, __version__
@@ -89,6 +89,7 @@ async def stub(loyalty: Loyalty, storage: SqlStorage, clock: StandingClock) -> A
         storage.answers,
     )
     port = await server.start()
-    async with connect(f"127.0.0.1:{port}", user_agent="test/1.0") as channel:
-        yield LoyaltyStub(channel)
+    # Not by `connect`, which makes no calls to a server that is late to say that it serves, as on a busy machine.
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield LoyaltyStub(channel, timeout_s=60)
     await server.drain()

@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
+import grpc
 import pytest
 import pytest_asyncio
 from relay_ends import LONG_S, TIMEOUT_S, FakeParticipant, ObservedOutbox, Relays
 
-from souk_contracts.channel import connect
 from souk_contracts.orders.v1 import OrdersStub
 from souk_contracts.server import GrpcServer, ServerSettings
 from souk_orders import SERVICE, __version__
@@ -125,8 +125,9 @@ async def stub(orders: Orders, storage: SqlStorage) -> AsyncIterator[OrdersStub]
     """A client of a real server on loopback, with no relay behind it."""
     server = GrpcServer(ServerSettings(SERVICE, __version__, "127.0.0.1:0"), [OrdersServicer(orders)], storage.answers)
     port = await server.start()
-    async with connect(f"127.0.0.1:{port}", user_agent="test/1.0") as channel:
-        yield OrdersStub(channel)
+    # Not by `connect`, which makes no calls to a server that is late to say that it serves, as on a busy machine.
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield OrdersStub(channel, timeout_s=60)
     await server.drain()
 
 

@@ -13,7 +13,6 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from souk_contracts.channel import connect
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty import v1 as loyalty
 from souk_contracts.orders.v1 import (
@@ -141,6 +140,11 @@ async def process(
             await running.wait()
 
 
+def channel_to(address: str) -> grpc.aio.Channel:
+    """Not by `connect`, which makes no calls to a server that is late to say that it serves, as on a busy machine."""
+    return grpc.aio.insecure_channel(address)
+
+
 def create(order_id: str) -> CreateRequest:
     return CreateRequest(
         order_id=order_id,
@@ -168,8 +172,8 @@ async def until(stub: OrdersStub, order_id: str, status: OrderStatus) -> str:
 
 
 async def test_an_order_is_confirmed_with_what_it_says(server: tuple[int, str], goods: Goods, points: Points) -> None:
-    async with connect(server[1], user_agent="test/1.0") as channel:
-        stub = OrdersStub(channel)
+    async with channel_to(server[1]) as channel:
+        stub = OrdersStub(channel, timeout_s=60)
         await stub.create(create(FIRST))
         answer = await stub.get(GetRequest(order_id=FIRST, wait_ms=10_000), timeout_s=30)
         assert answer.order is not None
@@ -194,8 +198,8 @@ async def test_a_no_of_a_participant_is_the_orders_reason(
         reservations.ConfirmResponse(reason=reservations.ErrorReason.OUT_OF_STOCK, detail="none is left"),
         reservations.ConfirmResponse(reason=reservations.ErrorReason(77), detail="of a newer version"),
     ]
-    async with connect(server[1], user_agent="test/1.0") as channel:
-        stub = OrdersStub(channel)
+    async with channel_to(server[1]) as channel:
+        stub = OrdersStub(channel, timeout_s=60)
         for order_id, reason in ((FIRST, "OUT_OF_STOCK"), (SECOND, "REASON_77")):
             await stub.create(create(order_id))
             assert await until(stub, order_id, OrderStatus.CANCELLED) == reason
@@ -210,19 +214,19 @@ async def test_an_answer_that_is_not_agreed_is_asked_for_again(
         served(goods) as goods_at,
         served(points) as points_at,
         process(often, goods_at, points_at) as (_, address),
-        connect(address, user_agent="test/1.0") as channel,
+        channel_to(address) as channel,
     ):
-        stub = OrdersStub(channel)
+        stub = OrdersStub(channel, timeout_s=60)
         await stub.create(create(FIRST))
         await until(stub, FIRST, OrderStatus.CONFIRMED)
     assert goods.calls.qsize() == 3
 
 
 async def test_a_refusal_releases_what_may_be_held(server: tuple[int, str], goods: Goods, points: Points) -> None:
-    async with connect(server[1], user_agent="test/1.0") as channel:
+    async with channel_to(server[1]) as channel:
         refusal = Refusal(reason="OUT_OF_STOCK", detail="none is left")
         request = RefuseRequest(order_id=FIRST, fingerprint=bytes(32), customer_id="c-1", refusal=refusal)
-        await OrdersStub(channel).refuse(request)
+        await OrdersStub(channel, timeout_s=60).refuse(request)
         async with asyncio.timeout(30):
             assert await goods.calls.get() == reservations.ReleaseRequest(order_id=FIRST)
             assert await points.calls.get() == loyalty.ReleaseRequest(order_id=FIRST)
@@ -235,25 +239,25 @@ async def test_what_a_killed_process_did_not_tell_its_successor_tells(
     # The first may be killed while it sends: then its lease has to run out, and the second to look again.
     environment |= {"SOUK_ORDERS_RELAY_PERIOD_S": "0.1", "SOUK_ORDERS_RELAY_TIMEOUT_S": "0.5"}
     async with process(environment, nobody, nobody, ends=-signal.SIGKILL) as (pid, address):
-        async with connect(address, user_agent="test/1.0") as channel:
-            await OrdersStub(channel).create(create(FIRST))
+        async with channel_to(address) as channel:
+            await OrdersStub(channel, timeout_s=60).create(create(FIRST))
         os.kill(pid, signal.SIGKILL)
     async with (
         served(goods) as goods_at,
         served(points) as points_at,
         process(environment, goods_at, points_at) as (_, address),
-        connect(address, user_agent="test/1.0") as channel,
+        channel_to(address) as channel,
     ):
-        await until(OrdersStub(channel), FIRST, OrderStatus.CONFIRMED)
+        await until(OrdersStub(channel, timeout_s=60), FIRST, OrderStatus.CONFIRMED)
 
 
 async def test_a_call_that_waits_is_answered_before_the_process_ends(environment: dict[str, str]) -> None:
     nobody = "127.0.0.1:1"
     async with (
         process(environment, nobody, nobody, terminated=True) as (pid, address),
-        connect(address, user_agent="test/1.0") as channel,
+        channel_to(address) as channel,
     ):
-        stub = OrdersStub(channel)
+        stub = OrdersStub(channel, timeout_s=60)
         await stub.create(create(FIRST))
         waiting = [
             asyncio.ensure_future(stub.get(GetRequest(order_id=FIRST, wait_ms=10_000), timeout_s=30)) for _ in range(2)
@@ -282,8 +286,8 @@ async def test_it_serves_until_sigterm_and_its_health_says_so(environment: dict[
     # The first may be killed while it sends: then its lease has to run out, and the second to look again.
     environment |= {"SOUK_ORDERS_RELAY_PERIOD_S": "0.1", "SOUK_ORDERS_RELAY_TIMEOUT_S": "0.5"}
     async with process(environment, nobody, nobody) as (_, address):
-        async with connect(address, user_agent="test/1.0") as channel:
-            assert (await OrdersStub(channel).list(ListRequest())).orders == []
+        async with channel_to(address) as channel:
+            assert (await OrdersStub(channel, timeout_s=60).list(ListRequest())).orders == []
         probe = {**environment, "SOUK_ORDERS_ADDRESS": address}
         assert (await asyncio.to_thread(run, "health", probe)).returncode == 0
     after = await asyncio.to_thread(run, "health", probe)

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 import pytest_asyncio
 
-from souk_contracts.channel import connect
 from souk_contracts.reservations.v1 import ReservationsStub
 from souk_contracts.server import GrpcServer, ServerSettings
 from souk_reservations import SERVICE, __version__
@@ -89,6 +89,7 @@ async def stub(reservations: Reservations, storage: SqlStorage) -> AsyncIterator
         storage.answers,
     )
     port = await server.start()
-    async with connect(f"127.0.0.1:{port}", user_agent="test/1.0") as channel:
-        yield ReservationsStub(channel)
+    # Not by `connect`, which makes no calls to a server that is late to say that it serves, as on a busy machine.
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield ReservationsStub(channel, timeout_s=60)
     await server.drain()

@@ -92,6 +92,7 @@ def static_routes() -> list[Route]:
     return [
         _static("/openapi.json", contract, "application/json"),
         _static("/docs", docs, "text/html; charset=utf-8", {"Content-Security-Policy": _DOCS_POLICY}),
+        route("/", get=_to_docs),
         route("/problems/{name}", get=_problem_page),
     ]
 
@@ -107,6 +108,10 @@ def _static(path: str, content: bytes, media_type: str, headers: Mapping[str, st
         return Response(content, 200, caching, media_type)
 
     return route(path, get=get)
+
+
+async def _to_docs(_: Request) -> Response:
+    return Response(None, 307, {"Location": "/docs"})
 
 
 async def _problem_page(request: Request) -> Response:
