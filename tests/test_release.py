@@ -184,6 +184,7 @@ def test_a_release_that_cannot_be_built_leaves_all_as_it_was(repository: Reposit
     assert "contracts cannot be built" in repository.refused("contracts", "1.7.0", "--checks", "true")
 
 
+@pytest.mark.timeout(600)  # it builds a dozen times
 def test_every_release_is_built_again_bit_for_bit_and_what_differs_is_told(repository: Repository) -> None:
     repository.release("contracts", "1.7.0")
     repository.release("orders", "1.7.0")
