@@ -181,7 +181,7 @@ def test_a_release_that_cannot_be_built_leaves_all_as_it_was(repository: Reposit
     path = repository.folder / "contracts/proto/souk/orders/v1/orders.proto"
     path.write_text(path.read_text() + "message {\n")
     repository.commit("broken")
-    assert "contracts cannot be built" in repository.refused("contracts", "1.7.0", "--checks", "true")
+    assert "hatch cannot build contracts" in repository.refused("contracts", "1.7.0", "--checks", "true")
 
 
 @pytest.mark.timeout(600)  # it builds a dozen times
@@ -201,7 +201,7 @@ def test_every_release_is_built_again_bit_for_bit_and_what_differs_is_told(repos
         assert (done.returncode, f"the {name} differs: " in done.stdout) == (1, True), done.stdout
     ledger.write_text(text)
     repository.git("tag", "contracts-v1.7.0", "HEAD", "--force")
-    assert "the tag contracts-v1.7.0 is at another commit" in repository.run("verify").stdout
+    assert "the tag contracts-v1.7.0 names another commit" in repository.run("verify").stdout
 
 
 @pytest.mark.timeout(300)
