@@ -29,7 +29,7 @@ LOCKS = {
 SOURCES = (
     "contracts/proto/**/*.proto", "contracts/openapi/*", "contracts/generator/*.py", "contracts/hatch_build.py",
     "contracts/pyproject.toml", "packages/*/pyproject.toml", "packages/*/requirements.lock", "images/wheel-tools.lock",
-    "requirements-dev.lock", "scripts/setup_venv.py",
+    "packages/version.py", "requirements-dev.lock", "scripts/setup_venv.py",
 )  # fmt: skip
 """What has a say in what is installed and generated."""
 GENERATED = ROOT / "contracts/src/souk_contracts/message_pool.py"

@@ -1,4 +1,4 @@
-"""Real deployments of Souk to test against, and what is said where some cannot be had."""
+"""Real deployments of Souk to test against, and a line for each kind that cannot run here."""
 
 import functools
 import os

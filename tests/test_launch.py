@@ -158,5 +158,5 @@ def test_a_port_in_use_is_told_before_anything_starts(launch: Callable[..., Laun
         other.listen()
         launched = launch()
         assert launched.process.wait(60) == 2
-    assert launched.said.startswith(f"Port {port + 2} of 127.0.0.1 cannot be had (Address already in use);")
+    assert launched.said.startswith(f"Cannot listen on port {port + 2} of 127.0.0.1 (Address already in use).")
     assert launched.said.count("\n") == 1
