@@ -178,10 +178,8 @@ def _is_there(commit: str) -> bool:
 
 @cache
 def _cut_off() -> str:
-    """The commits whose parents a shallow clone lacks. Raises _Unknown where the repository is not this tree's."""
-    top, shallow = _git("rev-parse", "--show-toplevel", "--git-path", "shallow").splitlines()
-    if not Path(top).samefile(ROOT):
-        raise _Unknown(f"{ROOT} is part of another repository, {top}; use a clone of Souk's own")
+    """The commits whose parents a shallow clone lacks. Raises _Unknown where the repository has no commits."""
+    shallow = _git("rev-parse", "--git-path", "shallow").strip()
     if not _is_there("HEAD"):
         raise _Unknown(f"{ROOT} has no commits; use a clone of Souk's repository")
     file = ROOT / shallow
@@ -196,27 +194,50 @@ def _last_release(package: str) -> str:
     return str(max(own, key=lambda each: order(each["version"]))["commit"]) if own else ""
 
 
-def _git(*arguments: str) -> str:
-    """What git says. Raises _Unknown.
+def run_git(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """What git says of the repository at `root`, whatever its user has set. Raises OSError where there is no git.
 
-    Commands of git's plumbing only, since settings change what the others print; and without the variables that
-    name another repository, as git's hooks have them.
+    Commands of git's plumbing only, since settings change what the others print.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "CONFIG" in name}
-    command = ["git", "--no-optional-locks", "-C", str(ROOT), *arguments]
+    settings = [word for name, value in _GIT_SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    # The repository is named, so that it is no other one that this stands in, or that a hook has put into the
+    # environment. Git then reads it whoever owns it: this file is out of it, too.
+    command = ["git", "--no-optional-locks", f"--git-dir={root}/.git", f"--work-tree={root}", *settings, *arguments]
+    environment = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
+    return subprocess.run(
+        command, cwd=root, env={**environment, "LC_ALL": "C"}, capture_output=True, encoding="utf-8",
+        errors="replace", check=False,
+    )  # fmt: skip
+
+
+_GIT_SETTINGS = {
+    "core.autocrlf": "false",
+    "core.eol": "lf",
+    "core.attributesFile": os.devnull,
+    "core.excludesFile": os.devnull,
+    "core.quotePath": "false",
+    "tar.umask": "0022",
+    "status.showUntrackedFiles": "all",
+    "diff.renames": "false",
+    "column.ui": "never",
+    "column.tag": "never",
+    "log.showSignature": "false",
+}
+"""What a user may have set otherwise, and what then would make other files, or other answers, of the same commit."""
+_OTHER_REPOSITORY = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE", "GIT_PREFIX",
+)  # fmt: skip
+
+
+def _git(*arguments: str) -> str:
+    """What git says. Raises _Unknown."""
     try:
-        done = subprocess.run(
-            command, env={**kept, "LC_ALL": "C"}, capture_output=True, encoding="utf-8", errors="replace", check=False
-        )
+        done = run_git(*arguments)
     except OSError as error:
         raise _Unknown(f"git cannot be run ({error.strerror}); install git") from None
     if done.returncode == 0:
         return done.stdout
-    if "safe.directory" in done.stderr:
-        raise _Unknown(
-            f"{ROOT} belongs to another user, so git does not read it; "
-            f"run: git config --global --add safe.directory {ROOT}"
-        )
     if "not a git repository" in done.stderr:
         raise _Unknown(f"{ROOT} is not a git repository; use a clone of Souk, or set SOUK_VERSION")
     first = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]

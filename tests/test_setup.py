@@ -56,6 +56,8 @@ def tree(place: Path) -> Path:
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "scripts", place / "scripts", ignore=ignore)
     (place / "images").mkdir()
+    (place / "packages").mkdir()
+    (place / "packages/version.py").touch()  # what versions these packages have is not the question
     for member in MEMBERS:
         name = f"souk_{Path(member).name}"
         (place / member / "src" / name).mkdir(parents=True)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from releasing import version
 from releasing.ledger import ROOT, Release, folder
 
 CACHE = ROOT / (os.environ.get("SOUK_VENV") or ".venv") / "releases"
@@ -24,38 +25,13 @@ class CannotBuild(Exception):
 
 def git(*arguments: str, root: Path = ROOT) -> str:
     """What git says of the repository at `root`, whatever its user has set. Raises CannotBuild with what is wrong."""
-    settings = [word for name, value in _GIT_SETTINGS.items() for word in ("-c", f"{name}={value}")]
-    # Named, so that it is no other one that this stands in, or that a hook has put into the environment; and then git
-    # reads it whoever owns it: this script is out of it, too.
-    command = ["git", f"--git-dir={root}/.git", f"--work-tree={root}", *settings, *arguments]
-    environment = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    done = version.run_git(*arguments, root=root)
     if done.returncode:
         said = f"'git {' '.join(arguments)}' failed: {done.stderr.strip()}"
         if _shallow_file(root).exists():
             said += "\nThis clone is shallow: 'git fetch --unshallow --tags' fetches the history that it lacks."
         raise CannotBuild(said)
     return done.stdout.strip()
-
-
-_GIT_SETTINGS = {
-    "core.autocrlf": "false",
-    "core.eol": "lf",
-    "core.attributesFile": os.devnull,
-    "core.excludesFile": os.devnull,
-    "core.quotePath": "false",
-    "tar.umask": "0022",
-    "status.showUntrackedFiles": "all",
-    "diff.renames": "false",
-    "column.ui": "never",
-    "column.tag": "never",
-    "log.showSignature": "false",
-}
-"""What a user may have set otherwise, and what then would make other files, or other answers, of the same commit."""
-_OTHER_REPOSITORY = (
-    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE", "GIT_PREFIX",
-)  # fmt: skip
 
 
 def is_cut_off(commit: str, root: Path = ROOT) -> bool:

@@ -17,7 +17,7 @@ from souk_loyalty import domain as loyalty
 from souk_loyalty.rules import Tier
 from souk_orders import book, domain
 from souk_reservations import domain as reservations
-from tests.faults.conftest import LONG
+from tests.conftest import LONG
 
 SEED = os.environ.get("SOUK_FAULT_SEED") or None
 TTL_US = 60

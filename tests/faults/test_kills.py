@@ -7,7 +7,8 @@ import httpx
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.faults.conftest import LONG, on
+from tests.conftest import LONG
+from tests.faults.conftest import on
 from tests.faults.processes import until
 from tests.faults.proxy import GrpcProxy, Lose, Point
 from tests.faults.shopping import Request, put_customer, put_item, status_of

@@ -20,7 +20,7 @@ import pytest
 from auditor.databases import Unreadable
 from auditor.report import as_text
 
-from tests.faults.conftest import LONG
+from tests.conftest import LONG
 from tests.faults.proxy import TcpProxy
 from tests.faults.shopping import Request, put_customer, put_item
 from tests.faults.souk import PostgreSQL, Souk

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.faults.conftest import LONG
+from tests.conftest import LONG
 from tests.faults.processes import until
 from tests.faults.shopping import Request, put_customer, put_item
 from tests.faults.souk import BACKENDS, PostgreSQL, Souk
