@@ -281,7 +281,7 @@ def test_two_versions_side_by_side_go_by_what_their_images_say(tmp_path: Path, m
     (tmp_path / "answer.json").write_text(json.dumps(said_by_the_engine))
     path = program(tmp_path / "bin", "docker", f"/bin/cat {tmp_path}/answer.json; exit 1")  # one image is missing
     monkeypatch.setenv("PATH", path)
-    mixed = runpy.run_path(str(ROOT / "scripts/mixed"))
+    mixed = runpy.run_path(str(ROOT / "scripts/mixing/__main__.py"))
     assert mixed["labels"](["souk/orders:tree", "souk/gateway:1", "souk/loyalty:1.0.0"]) == {
         "souk/orders:tree": "1.2.0.dev7+g2a7b2b4",
         "souk/gateway:1": "1.1.0",

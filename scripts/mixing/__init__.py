@@ -1,0 +1,1 @@
+"""Two versions of every service side by side, in containers: `./scripts/mixed`."""
