@@ -62,7 +62,7 @@ def targets(figures: Figures) -> Iterator[Target]:
         yield _at_most(f"RSS of a gRPC service after {last.orders:,} orders, the largest (MB)", 90, most)
         half = next(each for each in figures.memory if each.orders >= last.orders / 2)
         grown = max(last.rss_mb[name] / half.rss_mb[name] for name in RSS_PROCESSES)
-        yield _at_most(f"the same ÷ after {half.orders:,}", 1.05, grown)
+        yield _at_most(f"the same ÷ the RSS after {half.orders:,} orders", 1.05, grown)
     if figures.start_ms:
         yield _at_most("exec to SERVING, the slowest service (ms)", 500, max(figures.start_ms.values()))
 

@@ -7,9 +7,9 @@ from releasing import version
 
 MINORS_APART = 1
 POLICY = (
-    "Two versions of a service may serve at once, on the same database, when they are of one major and their minors "
-    "are at most one apart; services of any versions may call each other while the contracts that they were released "
-    "with are of one major."
+    "Two versions of a service may serve at once on the same database if they have the same major version and their "
+    "minor versions differ by at most one. Services of any versions may call each other if the contracts that they "
+    "were released with have the same major version."
 )
 
 

@@ -139,8 +139,8 @@ breaks it.
 and installs each in an environment of its own. Then it does two things:
 
 1. It runs the end-to-end scenarios on every combination of these versions (the skew matrix). All combinations use the
-   same databases, which the new versions have migrated. The scenarios are those of the working tree and those that came
-   with each release, as a client of that release would use Souk.
+   same databases, which the new versions have migrated. It runs the scenarios of the working tree and those of each
+   release. The latter use Souk as a client of that release would.
 2. It replaces one service after another by its new version and then by its old one, while orders flow.
 
 | command | effect |
@@ -150,7 +150,7 @@ and installs each in an environment of its own. Then it does two things:
 | `./scripts/skew --json skew.json` | also writes the result for machines |
 | `./scripts/skew --cell old,new,old,new --no-rolling` | tests one combination: gateway, orders, reservations, loyalty |
 | `SOUK_SKEW_SEED=7 ./scripts/skew` | replaces the services in the same order as the run that printed this seed |
-| `./scripts/skew row orders skew.json` | prints the line about that run for the changelog of a release |
+| `./scripts/skew row orders skew.json` | prints, for a changelog, which versions orders ran beside in that run |
 | `./scripts/skew check FILE…` | checks compose files against the rule, with the variables of the environment |
 
 A scenario that tests a new feature names the versions that it needs. It is left out of combinations with an older
@@ -158,12 +158,12 @@ version: `@pytest.mark.needs(gateway="1.1.0", orders="1.1.0")`.
 
 ## The matrix
 
-New versions are **bold**. They are those of the working tree, which is named by a
-[development version](adr/0014-development-versions.md)."""
+New versions are **bold**. They come from the working tree, so they are
+[development versions](adr/0014-development-versions.md)."""
 
 ROLLING = """\
 ## The rolling upgrade and downgrade
 
 Each step replaces one process. "In place" stops the old process before the new one starts, so requests get 503 in
 between. "Beside it" starts the new process first ([how to replace a service without a 503](rollout.md)). The clients
-order items that are in stock, items that are sold out (409), and repeat requests that were answered."""
+order items that are in stock and items that are sold out (409). They also repeat requests that were answered."""
