@@ -9,6 +9,7 @@ import pytest
 
 from souk_gateway.settings import BadSetting, Settings
 from souk_gateway.targets import SERVICES, Target
+from souk_gateway.targets_file import TargetsFile
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -127,6 +128,17 @@ def test_a_file_of_targets_that_is_wrong_at_the_start_ends_the_process(
     assert result.returncode == 2
     assert result.stderr.startswith(f"SOUK_TARGETS_FILE is '{path}'; it must be {wanted}")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_file_of_targets_that_the_process_may_not_read_says_what_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bytes:
+        raise PermissionError  # root, whom tests may run as, reads everything
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BadSetting, match=r"user \d+ may not read it; run: chmod o\+rX on the file and its folder"):
+        TargetsFile(tmp_path / "targets.toml", lambda _: None)
 
 
 @pytest.mark.parametrize("target", ['"1.0.0=orders:1;0"', '"orders"', "50051"])

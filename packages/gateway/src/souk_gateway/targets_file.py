@@ -10,6 +10,7 @@ the same text that its SOUK_<SERVICE>_TARGET variable takes:
 
 import asyncio
 import logging
+import os
 import signal
 import tomllib
 from collections.abc import Callable, Mapping
@@ -72,6 +73,8 @@ class TargetsFile:
     def _read(self) -> bytes | str:
         try:
             return self._path.read_bytes()
+        except PermissionError:
+            return f"user {os.getuid()} may not read it; run: chmod o+rX on the file and its folder"
         except OSError as error:
             return error.strerror or str(error)
 
