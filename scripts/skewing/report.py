@@ -75,7 +75,7 @@ def as_markdown(cells: Sequence[Cell], rolled: Rolled | None) -> str:
     parts = [DOCUMENT.format(policy=fill(POLICY, 120)), table(cells)]
     if left_out:
         names = "\n".join(f"- `{name}` ({count}×)" for name, count in sorted(left_out.items()))
-        reasons = "they stop services, need a newer version or ask for more than the contract promises"
+        reasons = "they stop services, need a newer version, or expect something that the contract does not promise"
         parts.append(f"Left out, because {reasons}:\n\n{names}")
     if rolled is not None:
         steps = "\n".join(f"{number}. {step}" for number, step in enumerate(rolled.steps, start=1))
@@ -166,4 +166,5 @@ ROLLING = """\
 
 Each step replaces one process. "In place" stops the old process before the new one starts, so requests get 503 in
 between. "Beside it" starts the new process first ([how to replace a service without a 503](rollout.md)). The clients
-order items that are in stock and items that are sold out (409). They also repeat requests that were answered."""
+order items that are in stock and items that are sold out (409). They also repeat requests that were answered. A
+repeated order gets 201 again, so there are more 201s than orders."""
