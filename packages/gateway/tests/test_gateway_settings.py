@@ -138,7 +138,7 @@ def test_a_file_of_targets_that_the_process_may_not_read_says_what_to_run(
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(BadSetting, match=r"user \d+ may not read it; run: chmod o\+rX on the file and its folder"):
-        TargetsFile(tmp_path / "targets.toml", lambda _: None)
+        TargetsFile(tmp_path / "targets.toml", lambda _: None).load()
 
 
 @pytest.mark.parametrize("target", ['"1.0.0=orders:1;0"', '"orders"', "50051"])
