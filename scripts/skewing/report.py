@@ -139,9 +139,10 @@ breaks it.
 and installs each in an environment of its own. Then it does two things:
 
 1. It runs the end-to-end scenarios on every combination of these versions (the skew matrix). All combinations use the
-   same databases, which the new versions have migrated. It runs the scenarios of the working tree and those of each
-   release. The latter use Souk as a client of that release would.
-2. It replaces one service after another by its new version and then by its old one, while orders flow.
+   same databases, which the new versions have migrated. It runs the scenarios of the working tree and those of the
+   releases, which use Souk as a client of that release would. Scenarios that are the same in several releases run once.
+2. While orders flow, it replaces one service after another by its new version, until all are new. Then it replaces one
+   after another by its old version.
 
 | command | effect |
 | --- | --- |
@@ -150,8 +151,8 @@ and installs each in an environment of its own. Then it does two things:
 | `./scripts/skew --json skew.json` | also writes the result for machines |
 | `./scripts/skew --cell old,new,old,new --no-rolling` | tests one combination: gateway, orders, reservations, loyalty |
 | `SOUK_SKEW_SEED=7 ./scripts/skew` | replaces the services in the same order as the run that printed this seed |
-| `./scripts/skew row orders skew.json` | prints, for a changelog, which versions orders ran beside in that run |
-| `./scripts/skew check FILE…` | checks compose files against the rule, with the variables of the environment |
+| `./scripts/skew row orders skew.json` | prints a changelog line: beside which releases the new orders service ran |
+| `./scripts/skew check FILE…` | checks compose files against the rule; the environment sets their variables |
 
 A scenario that tests a new feature names the versions that it needs. It is left out of combinations with an older
 version: `@pytest.mark.needs(gateway="1.1.0", orders="1.1.0")`.
