@@ -76,7 +76,7 @@ def as_markdown(cells: Sequence[Cell], rolled: Rolled | None) -> str:
     if left_out:
         names = "\n".join(f"- `{name}` ({count}×)" for name, count in sorted(left_out.items()))
         reasons = "they stop services, need a newer version, or expect something that the contract does not promise"
-        parts.append(f"Left out, because {reasons}:\n\n{names}")
+        parts.append(f"Left out, because {reasons}. The\nnumber says in how many cells of the table:\n\n{names}")
     if rolled is not None:
         steps = "\n".join(f"{number}. {step}" for number, step in enumerate(rolled.steps, start=1))
         parts.append(f"{ROLLING}\n\n{fill(as_sentence(rolled), 120)}\n\n{steps}")
@@ -140,7 +140,8 @@ and installs each in an environment of its own. Then it does two things:
 
 1. It runs the end-to-end scenarios on every combination of these versions (the skew matrix). All combinations use the
    same databases, which the new versions have migrated. It runs the scenarios of the working tree and those of the
-   releases, which use Souk as a client of that release would. Scenarios that are the same in several releases run once.
+   releases. The scenarios of a release use Souk as a client of that release would. Scenarios that are the same in
+   several releases run once.
 2. While orders flow, it replaces one service after another by its new version, until all are new. Then it replaces one
    after another by its old version.
 
@@ -166,6 +167,6 @@ ROLLING = """\
 ## The rolling upgrade and downgrade
 
 Each step replaces one process. "In place" stops the old process before the new one starts, so requests get 503 in
-between. "Beside it" starts the new process first ([how to replace a service without a 503](rollout.md)). The clients
-order items that are in stock and items that are sold out (409). They also repeat requests that were answered. A
-repeated order gets 201 again, so there are more 201s than orders."""
+between. "Beside it" starts the new process first ([how to replace a service without a 503](rollout.md)). At first, a
+customer and two items are created (200). The clients order an item that is in stock and one that is sold out (409).
+They also repeat requests that were answered. A repeated order gets 201 again, so there are more 201s than orders."""
