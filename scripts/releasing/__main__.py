@@ -52,6 +52,17 @@ def next_version(package: str, wanted: str, latest: Release | None) -> str:
     return wanted
 
 
+def _version_now(package: str, latest: Release | None) -> str:
+    """What the tree's version begins with. Raises Refused in a release's commit, whose ledger lacks that release."""
+    now = version.literal(package)
+    if latest is not None and not version.is_development(now):
+        raise Refused(
+            f"{literals.file(package).relative_to(ROOT)} says {now}, which is a release, and its entry in the ledger "
+            "is in the commit after it; start from that one."
+        )
+    return now
+
+
 def contracts_for(package: str, ledger: Ledger) -> str:
     """The released contracts that a service is deployed with.
 
@@ -96,12 +107,7 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
     tag = f"{package}-v{new}"
     if git("tag", "--list", tag):
         raise Refused(f"The tag {tag} already exists; choose another version, or delete the tag.")
-    old = version.literal(package)
-    if latest is not None and not version.is_development(old):
-        raise Refused(
-            f"{literals.file(package).relative_to(ROOT)} says {old}, which is a release, and its entry in "
-            f"{ledger.path.name} is in the commit after it; start from that one."
-        )
+    old = _version_now(package, latest)
     following = max(old, literals.following(new), key=version.order)  # what comes next may be a major version
     meets = package != "contracts" and latest is not None
     for step in (
