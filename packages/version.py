@@ -26,6 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SERVICES = ("gateway", "orders", "reservations", "loyalty")
 PACKAGES = ("contracts", *SERVICES)
 _CONTENTS = ("LICENSE", "README.md", "pyproject.toml", "src")
+_WRITTEN = (
+    "__pycache__/", "*.py[cdo]", "_version.py*",
+    "/contracts/src/souk_contracts/*/", "/contracts/src/souk_contracts/message_pool.py",
+)  # fmt: skip
+"""What Python and the builds write among the sources: it is in no wheel, or is written anew for each."""
 
 _FORM = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:\.dev(0|[1-9]\d*)(?:\+(?:unknown|g[0-9a-f]{7}(?:\.dirty)?))?)?"
@@ -115,7 +120,7 @@ def of_paths(package: str, paths: Sequence[str]) -> Version:
     said = literal(package)
     try:
         commits, revision, epoch = _history(package, paths)
-        dirty = bool(_git("status", "--porcelain", "--untracked-files=all", "--", *paths))
+        dirty = _is_dirty(paths)
         if not said.endswith(".dev0"):
             commits = _since_release_commit(package, paths)
             if commits or dirty:  # no longer that release
@@ -169,6 +174,15 @@ def _history(package: str, paths: Sequence[str]) -> tuple[int, str, int]:
         raise too_shallow  # a commit without its parents seems to have touched everything
     revision, epoch = last[0]
     return len(touched), revision, epoch
+
+
+def _is_dirty(paths: Sequence[str]) -> bool:
+    """Whether something is not committed: what git ignores, too, since wheels and images take it along."""
+    ignored = [f"--exclude={pattern}" for pattern in _WRITTEN]
+    return bool(
+        _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
+        or _git("ls-files", "--others", *ignored, "--", *paths)
+    )
 
 
 def _since_release_commit(package: str, paths: Sequence[str]) -> int:

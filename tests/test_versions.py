@@ -120,6 +120,21 @@ def test_what_is_not_committed_makes_it_dirty(clone: Clone) -> None:
     assert orders(clone.folder) == f"{clean}.dirty"
 
 
+def test_what_git_ignores_and_a_wheel_takes_along_makes_it_dirty(clone: Clone) -> None:
+    clean, _ = said(clone.folder)
+    for harmless in ("packages/orders/src/souk_orders/__pycache__", "contracts/src/souk_contracts/orders/v1"):
+        (clone.folder / harmless).mkdir(parents=True)
+        clone.write(f"{harmless}/rpc.py", "")
+    assert said(clone.folder)[0] == clean
+    (clone.folder / "packages/orders/src/souk_orders/dist").mkdir()
+    clone.write("packages/orders/src/souk_orders/dist/more.py", "")
+    assert orders(clone.folder) == f"{clean['orders']}.dirty"
+    shutil.rmtree(clone.folder / "packages/orders/src/souk_orders/dist")
+    clone.write(".git/info/exclude", "*.orig\n")
+    clone.write("packages/orders/src/souk_orders/app.py.orig", "")
+    assert orders(clone.folder) == f"{clean['orders']}.dirty"
+
+
 def test_a_merge_counts_what_both_sides_did(clone: Clone) -> None:
     clone.git("checkout", "--quiet", "-b", "side")
     clone.write("packages/orders/src/souk_orders/side.py", "")
