@@ -287,6 +287,32 @@ def test_debian_packages_are_locked_by_version_and_hash(tmp_path: Path) -> None:
     layer(tmp_path, "lock", "/given/list", code=100, list="python no-such-package\n")
 
 
+SWAPPED = r"""
+set -eu
+/given/layer packages /given/list /none /mirror/pool newest
+cd /mirror/pool
+mkdir -p /mirror/dists/trixie/main/binary-amd64
+for package in zlib1g libexpat1; do
+  dpkg-deb --field "$(echo "$package"_*.deb)"
+  echo "Filename: pool/$(echo libexpat1_*.deb)"
+  echo "Size: $(stat -c %s libexpat1_*.deb)"
+  echo "SHA256: $(sha256sum libexpat1_*.deb | cut -d ' ' -f 1)"
+  echo
+done >/mirror/dists/trixie/main/binary-amd64/Packages
+chmod -R a+rX /mirror
+/given/layer packages /given/list debian-packages.lock /out locked file:/mirror
+"""
+
+
+@pytest.mark.containers
+def test_a_mirror_that_gives_one_locked_package_for_another_is_found_out(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "images/layer", tmp_path)
+    (tmp_path / "list").write_text("python zlib1g\npython libexpat1\n")
+    debian = ["docker", "run", "--rm", f"--volume={tmp_path}:/given:ro", "debian:trixie-slim"]
+    refused = run(*debian, "bash", "-c", SWAPPED, code=1).stderr
+    assert re.search(r"zlib1g_\S+ does not have the SHA-256", refused)
+
+
 def test_the_lock_pins_what_is_listed_for_each_architecture() -> None:
     listed = [line.split() for line in (ROOT / "images/debian-packages").read_text().splitlines() if line[0] != "#"]
     lock = [line.split() for line in (ROOT / "images/debian-packages.lock").read_text().splitlines() if line[0] != "#"]
