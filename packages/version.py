@@ -26,6 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SERVICES = ("gateway", "orders", "reservations", "loyalty")
 PACKAGES = ("contracts", *SERVICES)
 _CONTENTS = ("LICENSE", "README.md", "pyproject.toml", "src")
+_WRITTEN = (
+    "__pycache__/", "*.py[cdo]", "_version.py*",
+    "/contracts/src/souk_contracts/*/", "/contracts/src/souk_contracts/message_pool.py",
+)  # fmt: skip
+"""What Python and the builds write among the sources: it is in no wheel, or is written anew for each."""
 
 _FORM = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:\.dev(0|[1-9]\d*)(?:\+(?:unknown|g[0-9a-f]{7}(?:\.dirty)?))?)?"
@@ -115,7 +120,12 @@ def of_paths(package: str, paths: Sequence[str]) -> Version:
     said = literal(package)
     try:
         commits, revision, epoch = _history(package, paths)
-        dirty = bool(_git("status", "--porcelain", "--untracked-files=all", "--", *paths))
+        dirty = _is_dirty(paths)
+        if not said.endswith(".dev0"):
+            commits = _since_release_commit(package, paths)
+            if commits or dirty:  # no longer that release
+                major, minor, patch, *_ = order(said)
+                said = f"{major}.{minor}.{patch + 1}.dev0"
     except _Unknown as error:
         if not said.endswith(".dev0"):
             return Version(said)
@@ -140,7 +150,11 @@ def write() -> None:
 
 @cache
 def _pyproject(package: str) -> dict[str, Any]:
-    return tomllib.loads((ROOT / folder(package) / "pyproject.toml").read_text(encoding="utf-8"))
+    path = ROOT / folder(package) / "pyproject.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def _history(package: str, paths: Sequence[str]) -> tuple[int, str, int]:
@@ -160,6 +174,21 @@ def _history(package: str, paths: Sequence[str]) -> tuple[int, str, int]:
         raise too_shallow  # a commit without its parents seems to have touched everything
     revision, epoch = last[0]
     return len(touched), revision, epoch
+
+
+def _is_dirty(paths: Sequence[str]) -> bool:
+    """Whether something is not committed: what git ignores, too, since wheels and images take it along."""
+    ignored = [f"--exclude={pattern}" for pattern in _WRITTEN]
+    return bool(
+        _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
+        or _git("ls-files", "--others", *ignored, "--", *paths)
+    )
+
+
+def _since_release_commit(package: str, paths: Sequence[str]) -> int:
+    """The number of commits that touched the paths since the one that set the package's version to a release."""
+    release = _touched("HEAD", [f"{folder(package)}/pyproject.toml"], "--max-count=1")
+    return len(_touched(f"{release[0][0]}..HEAD", paths)) if release else 0
 
 
 def _touched(commits: str, paths: Sequence[str], *options: str) -> list[tuple[str, int]]:
@@ -189,7 +218,10 @@ def _cut_off() -> str:
 def _last_release(package: str) -> str:
     """Its commit, as the ledger has it: a clone may lack tags."""
     ledger = ROOT / "releases.toml"
-    releases = tomllib.loads(ledger.read_text(encoding="utf-8")).get("release", []) if ledger.exists() else []
+    try:
+        releases = tomllib.loads(ledger.read_text(encoding="utf-8")).get("release", []) if ledger.exists() else []
+    except ValueError as error:
+        raise _Unknown(f"{ledger} cannot be read: {error}") from None
     own = [each for each in releases if each["package"] == package]
     return str(max(own, key=lambda each: order(each["version"]))["commit"]) if own else ""
 
@@ -216,6 +248,7 @@ _GIT_SETTINGS = {
     "core.attributesFile": os.devnull,
     "core.excludesFile": os.devnull,
     "core.quotePath": "false",
+    "core.useReplaceRefs": "false",
     "tar.umask": "0022",
     "status.showUntrackedFiles": "all",
     "diff.renames": "false",
@@ -254,12 +287,15 @@ def main() -> None:
     """Does what the command line says."""
     match sys.argv[1:]:
         case []:
-            for package in PACKAGES:
-                print(f"{package:<14}{of_tree(package).text}")
+            try:
+                for package in PACKAGES:
+                    print(f"{package:<14}{of_tree(package).text}")
+            except ValueError as error:
+                sys.exit(str(error))
         case ["--write"]:
             try:
                 write()
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 print(f"The versions that services give may be out of date: {error}", file=sys.stderr)
         case _:
             sys.exit(f"usage: {sys.argv[0]} [--write]")

@@ -5,6 +5,7 @@
 # What the caller has set for another Python, or for another repository, must not decide what runs here.
 unset PYTHONHOME PYTHONPATH PYTHONPLATLIBDIR PYTHONOPTIMIZE PYTHONINSPECT PYTHONSAFEPATH PYTHONWARNINGS VIRTUAL_ENV
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_COMMON_DIR GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
+unset SOUK_VERSION # of one package that somebody builds, and here are five
 
 VENV=${SOUK_VENV:-.venv}
 [[ $VENV == /* ]] || VENV=$PWD/$VENV

@@ -81,7 +81,7 @@ def is_set_up(venv: Path, kind: str) -> bool:
 def reason_to_begin_anew(venv: Path) -> str | None:
     """Why nothing that is in the environment can be kept."""
     found = stamp(venv, "dev") or stamp(venv, "run")
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or found.keys() != wanted().keys():
         return f"{venv} was not set up to the end."
     if found["root"] != str(ROOT):
         return f"{venv} was set up for {found['root']}, and this is {ROOT}."
@@ -100,7 +100,8 @@ def check_places(venv: Path) -> None:
             )
     if not os.access(GENERATED.parent, os.W_OK):
         raise CannotSetUp(f"{ROOT} is read-only, and setting up generates code in it: copy it to where you can write.")
-    if not (venv / "pyvenv.cfg").exists() and venv.exists() and venv != ROOT / ".venv" and any(venv.iterdir()):
+    is_other = venv.exists() and not (venv / "pyvenv.cfg").exists() and venv != ROOT / ".venv"
+    if is_other and (not venv.is_dir() or any(venv.iterdir())):
         raise CannotSetUp(f"SOUK_VENV is {venv}, which is no virtual environment: name a folder that does not exist.")
     if find_spec("venv") is None or find_spec("ensurepip") is None:
         raise CannotSetUp(

@@ -11,7 +11,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from imaging.origin import tags
+from imaging import engine
+from imaging import registry as registry_of_images
+from imaging.builds import Build, Builds
+from imaging.origin import Image, tags
+from imaging.registry import CannotPush, Pushed, push
+from releasing.build import CannotBuild
 from releasing.ledger import Ledger, Release
 
 from tests.conftest import ROOT
@@ -60,6 +65,86 @@ def test_a_tag_of_a_series_goes_to_its_newest_version(
         ledger.add(Release("orders", each, "c" * 40, "0" * 64, "0" * 64))
     ledger.add(Release("loyalty", "1.99.99", "c" * 40, "0" * 64, "0" * 64))
     assert list(tags("orders", version, ledger)) == wanted
+
+
+class FakeRegistry:
+    """What is there under which tag of orders."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tags: dict[str, Pushed] = {}
+        self.local = stored("1.2.0", "one")
+        monkeypatch.setattr(registry_of_images, "find", lambda remote: self.tags.get(remote.rpartition(":")[2]))
+        monkeypatch.setattr(registry_of_images, "_push", self.push)
+        monkeypatch.setattr(engine, "find", lambda _: self.local)
+
+    def push(self, _: str, remote: str) -> None:
+        self.tags[remote.rpartition(":")[2]] = self.local
+
+    def layers(self) -> dict[str, str]:
+        """The runtime that each tag is on."""
+        return {tag: there.layers[0] for tag, there in self.tags.items()}
+
+
+def stored(number: str, runtime: str) -> Pushed:
+    labels = {"version": number, "revision": "c" * 40, "base.name": runtime}
+    named = {f"org.opencontainers.image.{name}": value for name, value in labels.items()}
+    return Pushed((runtime, f"orders {number}"), "amd64", named, "sha256:0")
+
+
+ORDERS = Image("orders", "1.2.0", "c" * 40, 0, ("1.2.0", "1.2", "1"), Release("orders", "1.2.0", "c" * 40, "", ""))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRegistry:
+    """A registry, and a list of builds that has an older and a newer one of orders 1.2.0."""
+    monkeypatch.setenv("SOUK_BUILDS", str(tmp_path / "builds.toml"))
+    for runtime in ("one", "two"):
+        Builds().record("orders", "1.2.0", "amd64", runtime, stored("1.2.0", runtime).content)
+    return FakeRegistry(monkeypatch)
+
+
+def test_tags_that_move_stay_at_the_newest_build_when_an_older_one_is_pushed(
+    fake: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.local = stored("1.2.0", "two")
+    push(ORDERS, "localhost:5000")
+    fake.local = stored("1.2.0", "one")  # as on the machine of somebody who built before the other did
+    push(ORDERS, "localhost:5000")
+    assert fake.layers() == {"1.2.0-r1": "one"} | dict.fromkeys(("1.2.0-r2", "1.2.0", "1.2", "1"), "two")
+    assert "orders@1.2.0 is 1.2.0-r1 here, and 1.2.0-r2 is newer" in capsys.readouterr().err
+
+
+def test_a_tag_of_a_series_never_goes_back_to_an_older_release(fake: FakeRegistry) -> None:
+    fake.local = stored("1.2.0", "two")
+    fake.tags["1"] = stored("1.3.0", "one")
+    with pytest.raises(CannotPush, match=r"^localhost:5000/souk/orders:1 is 1\.3\.0, which this tree's ledger lacks"):
+        push(ORDERS, "localhost:5000")
+    assert list(fake.tags) == ["1"]
+
+
+def test_the_number_of_a_build_is_above_all_others_and_there_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "builds.toml"
+    monkeypatch.setenv("SOUK_BUILDS", str(path))
+    path.write_text(Build("orders", "1.2.0", "amd64", 3, "three", "3").entry())
+    assert Builds().record("orders", "1.2.0", "amd64", "four", "4")[0].tag == "1.2.0-r4"
+    with path.open("a") as file:  # as from a merge of two lists
+        file.write(Build("orders", "1.2.0", "amd64", 4, "other", "5").entry())
+    with pytest.raises(CannotBuild, match=r"has orders:1\.2\.0-r4 twice"):
+        Builds().of("orders", "1.2.0", "amd64")
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["", "nowhere", "http://[", "[trusted=yes] http://example.com", "http://localhost trixie main", "http://a\nb"],
+)
+def test_a_mirror_that_is_none_is_told_in_a_sentence(tmp_path: Path, mirror: str) -> None:
+    environment = {"SOUK_BUILDS": str(tmp_path / "none"), "DOCKER_HOST": "unix:///none"}
+    refused = run("./scripts/images", "build", "--locked", "--mirror", mirror, "orders", code=1, **environment).stderr
+    assert refused.startswith(
+        f"--mirror is {mirror}" if "localhost" in mirror else f"--mirror is '{mirror}'; name an http"
+    )
 
 
 @pytest.mark.containers
@@ -200,6 +285,32 @@ def test_debian_packages_are_locked_by_version_and_hash(tmp_path: Path) -> None:
     assert "Build without --locked" in gone
     assert "SHA-256" in layer(tmp_path, *command, code=1, lock=re.sub("[0-9a-f]{64}", "0" * 64, lock)).stderr
     layer(tmp_path, "lock", "/given/list", code=100, list="python no-such-package\n")
+
+
+SWAPPED = r"""
+set -eu
+/given/layer packages /given/list /none /mirror/pool newest
+cd /mirror/pool
+mkdir -p /mirror/dists/trixie/main/binary-amd64
+for package in zlib1g libexpat1; do
+  dpkg-deb --field "$(echo "$package"_*.deb)"
+  echo "Filename: pool/$(echo libexpat1_*.deb)"
+  echo "Size: $(stat -c %s libexpat1_*.deb)"
+  echo "SHA256: $(sha256sum libexpat1_*.deb | cut -d ' ' -f 1)"
+  echo
+done >/mirror/dists/trixie/main/binary-amd64/Packages
+chmod -R a+rX /mirror
+/given/layer packages /given/list debian-packages.lock /out locked file:/mirror
+"""
+
+
+@pytest.mark.containers
+def test_a_mirror_that_gives_one_locked_package_for_another_is_found_out(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "images/layer", tmp_path)
+    (tmp_path / "list").write_text("python zlib1g\npython libexpat1\n")
+    debian = ["docker", "run", "--rm", f"--volume={tmp_path}:/given:ro", "debian:trixie-slim"]
+    refused = run(*debian, "bash", "-c", SWAPPED, code=1).stderr
+    assert re.search(r"zlib1g_\S+ does not have the SHA-256", refused)
 
 
 def test_the_lock_pins_what_is_listed_for_each_architecture() -> None:

@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,17 +47,22 @@ class Repository:
         self.git("add", "--all")
         self.git("commit", "--quiet", f"--message={message}")
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """`scripts/release`, with the environment of these tests."""
         venv = Path(sys.prefix)
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "releasing", *arguments],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": f"{self.folder}/scripts", "SOUK_VENV": str(venv), **environment},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **environment)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def version(self, package: str) -> str:
         """What the package is called at this moment."""
@@ -150,6 +157,52 @@ def test_a_service_that_needs_contracts_which_are_not_released_is_refused(reposi
     repository.commit("needs what comes next")
     refusal = repository.refused("loyalty", "1.7.0")
     assert "needs souk-contracts <2,>=1.8.0.dev0, and the latest release of the contracts is 1.7.0" in refusal
+
+
+def test_what_changes_while_the_checks_run_is_neither_released_nor_lost(repository: Repository) -> None:
+    edited = repository.folder / "contracts/README.md"
+    checks = f"{sys.executable} -c \"open('{edited}', 'a').write('more')\""
+    done = repository.run("contracts", "1.7.0", "--checks", checks)
+    assert (done.returncode, "has changed while" in done.stderr) == (1, True), done.stderr
+    assert edited.read_text().endswith("more")
+    assert repository.git("tag") == ""
+    repository.git("commit", "--quiet", "--all", "--message=more")
+    checks = "git commit --quiet --allow-empty --message=meanwhile"
+    assert "has changed while" in repository.run("contracts", "1.7.0", "--checks", checks).stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_release_that_is_ended_leaves_all_as_it_was(repository: Repository, number: signal.Signals) -> None:
+    before = repository.git("rev-parse", "HEAD")
+    process = repository.start("contracts", "1.7.0", "--checks", "true")
+    while repository.git("rev-parse", "HEAD") == before and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode != 0
+    assert (repository.git("rev-parse", "HEAD"), repository.git("status", "--porcelain")) == (before, "")
+
+
+def test_a_release_starts_after_the_last_one_and_not_from_its_tag(repository: Repository) -> None:
+    repository.release("contracts", "1.7.0")
+    repository.note("contracts", "second")
+    repository.commit("a second thing")
+    repository.release("contracts", "1.8.0")
+    repository.git("checkout", "--quiet", "-b", "fixes", "contracts-v1.8.0")
+    repository.note("contracts", "third")
+    repository.commit("a fix")
+    # Its ledger knows nothing of 1.8.0, so this would be 1.7.1.
+    assert "says 1.8.0, which is a release" in repository.refused("contracts", "patch", "--checks", "true")
+
+
+def test_a_patch_leaves_the_tree_on_its_way_to_a_major_version(repository: Repository) -> None:
+    repository.release("contracts", "1.7.0")
+    path = repository.folder / "contracts/pyproject.toml"
+    path.write_text(path.read_text().replace('version = "1.8.0.dev0"', 'version = "2.0.0.dev0"'))
+    repository.note("contracts", "second")
+    repository.commit("on the way to 2.0.0")
+    repository.release("contracts", "patch")
+    assert repository.version("contracts").startswith("2.0.0.dev1+")
 
 
 def test_a_plan_changes_nothing(repository: Repository) -> None:

@@ -23,11 +23,14 @@ backend-path = ["."]
 """
 BACKEND = '''
 """Installs a package in place, as hatchling does."""
+import os
 import zipfile
 from pathlib import Path
 
 here = Path.cwd()
 name = "souk_" + here.name
+
+assert "SOUK_VERSION" not in os.environ, "one version for five packages"
 
 def build_editable(folder, settings=None, metadata=None):
     (here / f"src/{name}/message_pool.py").touch()
@@ -46,7 +49,7 @@ SETUP = 'set -euo pipefail; umask 077; cd "$1"; . scripts/env.sh; setup run'
 HOSTILE = {
     "PYTHONHOME": "/no/such", "PYTHONPATH": "/no/such", "PYTHONOPTIMIZE": "2", "VIRTUAL_ENV": "/no/such",
     "PIP_TARGET": "/no/such", "PIP_USER": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1",
-    "GIT_DIR": "/no/such", "CDPATH": "/",
+    "GIT_DIR": "/no/such", "CDPATH": "/", "SOUK_VERSION": "7.0.0",
 }  # fmt: skip
 """What a user may have set for other things; without an index, whatever would be fetched is missed."""
 
@@ -146,6 +149,12 @@ def test_an_environment_of_another_python_is_set_up_anew(tmp_path: Path) -> None
     assert "was set up for Python 3.10" in setting_up["reason_to_begin_anew"](tmp_path)
 
 
+def test_an_environment_that_another_version_of_souk_set_up_is_set_up_anew(tmp_path: Path) -> None:
+    setting_up = runpy.run_path(str(ROOT / "scripts/setup_venv.py"))
+    (tmp_path / "souk-dev").write_text('{"sources": ""}')
+    assert "was not set up to the end" in setting_up["reason_to_begin_anew"](tmp_path)
+
+
 def test_a_setup_that_is_interrupted_says_nothing_more_and_is_begun_anew(tmp_path: Path) -> None:
     place = tree(tmp_path / "souk")
     process = start(place)
@@ -196,6 +205,7 @@ def test_a_folder_that_tools_cannot_be_started_from_is_named(tmp_path: Path) -> 
 def test_a_folder_that_is_no_environment_is_not_overwritten(ready: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     assert "which is no virtual environment" in refused(ready, SOUK_VENV=str(tmp_path))
+    assert "which is no virtual environment" in refused(ready, SOUK_VENV=str(tmp_path / "precious"))
     assert (tmp_path / "precious").exists()
 
 

@@ -120,6 +120,21 @@ def test_what_is_not_committed_makes_it_dirty(clone: Clone) -> None:
     assert orders(clone.folder) == f"{clean}.dirty"
 
 
+def test_what_git_ignores_and_a_wheel_takes_along_makes_it_dirty(clone: Clone) -> None:
+    clean, _ = said(clone.folder)
+    for harmless in ("packages/orders/src/souk_orders/__pycache__", "contracts/src/souk_contracts/orders/v1"):
+        (clone.folder / harmless).mkdir(parents=True)
+        clone.write(f"{harmless}/rpc.py", "")
+    assert said(clone.folder)[0] == clean
+    (clone.folder / "packages/orders/src/souk_orders/dist").mkdir()
+    clone.write("packages/orders/src/souk_orders/dist/more.py", "")
+    assert orders(clone.folder) == f"{clean['orders']}.dirty"
+    shutil.rmtree(clone.folder / "packages/orders/src/souk_orders/dist")
+    clone.write(".git/info/exclude", "*.orig\n")
+    clone.write("packages/orders/src/souk_orders/app.py.orig", "")
+    assert orders(clone.folder) == f"{clean['orders']}.dirty"
+
+
 def test_a_merge_counts_what_both_sides_did(clone: Clone) -> None:
     clone.git("checkout", "--quiet", "-b", "side")
     clone.write("packages/orders/src/souk_orders/side.py", "")
@@ -137,6 +152,36 @@ def test_a_release_s_commit_is_that_release_with_or_without_the_history(clone: C
     assert orders(clone.folder) == "1.2.0"
     shutil.rmtree(clone.folder / ".git")
     assert said(clone.folder)[0]["orders"] == "1.2.0"
+
+
+def test_what_differs_from_a_release_s_commit_is_not_that_release(clone: Clone) -> None:
+    clone.say("1.2.0")
+    released = clone.commit("a release")
+    clone.write("packages/orders/README.md", "more")
+    assert orders(clone.folder) == f"1.2.1.dev0+g{released[:7]}.dirty"
+    after = clone.commit("a fix, on a branch from the release")
+    assert orders(clone.folder) == f"1.2.1.dev1+g{after[:7]}"
+    clone.write("README.md", "more")
+    clone.commit("nothing that goes into orders")
+    assert orders(clone.folder) == f"1.2.1.dev1+g{after[:7]}"
+
+
+def test_commits_that_are_replaced_count_as_they_were_made(clone: Clone) -> None:
+    clone.write("packages/orders/README.md", "more")
+    clone.commit("more")
+    clean = orders(clone.folder)
+    clone.git("replace", "--graft", "HEAD")
+    assert orders(clone.folder) == clean
+
+
+def test_a_merge_that_is_not_resolved_is_told_in_a_sentence(clone: Clone) -> None:
+    ledger = (clone.folder / "releases.toml").read_text()
+    clone.write("releases.toml", f"{ledger}<<<<<<< HEAD\n")
+    assert "releases.toml cannot be read: " in why_unknown(clone.folder)
+    clone.write("packages/orders/pyproject.toml", "<<<<<<< HEAD\n")
+    sentence = said(clone.folder, "--write")[1].splitlines()[-1]
+    assert "may be out of date" in sentence
+    assert "packages/orders/pyproject.toml cannot be read: " in sentence
 
 
 @pytest.mark.parametrize(

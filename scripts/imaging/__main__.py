@@ -30,8 +30,7 @@ from imaging.origin import Image, parse
 
 def build(images: Sequence[Image], ledger: Ledger, options: bake.Options) -> None:
     """Builds images, and prints what they weigh. What is released already is not held to the limits of today."""
-    bake.build(images, ledger, options)
-    over = weight.report(weight.weigh([image.name for image in images]))
+    over = weight.report(weight.weigh(bake.build(images, ledger, options)))
     if grown := [image.name for image in images if image.release is None and image.name in over]:
         raise CannotBuild(f"{' and '.join(grown)} weighs more than the limits in the last line allow.")
 

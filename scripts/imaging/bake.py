@@ -55,8 +55,11 @@ class Runtime:
     """What a bake file says of its stages, which are not kept as images."""
 
 
-def build(images: Sequence[Image], ledger: Ledger, options: Options) -> None:
-    """Builds and tags images. Raises CannotBuild, NotReleased and subprocess.CalledProcessError."""
+def build(images: Sequence[Image], ledger: Ledger, options: Options) -> list[str]:
+    """Builds and tags images; gives the names of what was built.
+
+    Raises CannotBuild, NotReleased and subprocess.CalledProcessError.
+    """
     if of_tree := [image for image in images if image.release is None]:
         runtime = _runtime(ROOT, options)
         targets = {image.service: _target(image, runtime) for image in of_tree}
@@ -68,12 +71,10 @@ def build(images: Sequence[Image], ledger: Ledger, options: Options) -> None:
         ids = _bake(ROOT, {**targets, **runtime.targets}, [image.service for image in of_tree], options)
         for image in of_tree:
             engine.tag(ids[image.service], *(f"souk/{image.service}:{tag}" for tag in image.tags))
-    for image in images:
-        if image.release is not None:
-            _build_release(image, ledger, options)
+    return [image.name if image.release is None else _build_release(image, ledger, options) for image in images]
 
 
-def _build_release(image: Image, ledger: Ledger, options: Options) -> None:
+def _build_release(image: Image, ledger: Ledger, options: Options) -> str:
     """A release is built from its own tree, but for the runtime, which is that of the working tree unless locked."""
     assert image.release is not None
     contracts = ledger.find("contracts", image.release.contracts)
@@ -94,7 +95,9 @@ def _build_release(image: Image, ledger: Ledger, options: Options) -> None:
     build, is_newest = Builds().record(image.service, image.version, found.architecture, runtime.name, found.content)
     moving = image.tags if is_newest else ()
     engine.tag(built, *(f"souk/{image.service}:{tag}" for tag in (build.tag, *moving)))
-    print(f"{image} is souk/{image.service}:{build.tag}, on {runtime.name}", file=sys.stderr)
+    name = f"souk/{image.service}:{build.tag}"
+    print(f"{image} is {name}, on {runtime.name}", file=sys.stderr)
+    return name
 
 
 def _runtime(tree: Path, options: Options) -> Runtime:
@@ -108,7 +111,7 @@ def _runtime(tree: Path, options: Options) -> Runtime:
     assert built is not None, "the engine has the runtime, which it has built"
     name = f"souk/runtime:trixie-{built.layers[-1].partition(':')[2][:12]}"
     engine.tag(ids["runtime"], name)
-    if moved := _moved((ROOT / LOCK).read_text(), lock):
+    if moved := _moved((tree / LOCK).read_text(), lock):
         print(f"{name} is newer than {LOCK}: {', '.join(moved)}", file=sys.stderr)
     return Runtime(name, lock, {stage: target | _UNKEPT for stage, target in targets.items()})
 
@@ -131,10 +134,8 @@ def _runtime_target(tree: Path, stage: str, options: Options) -> Target:
     if len(folders) > 1:
         raise CannotBuild(f"--mirror names {len(folders)} folders; name one, and URLs.")
     sources = ["file:/mirror" if mirror in folders else mirror for mirror in options.mirrors]
-    if wrong := [each for each in sources if urlsplit(each.split()[0]).scheme not in ("http", "https", "file")]:
-        raise CannotBuild(f"--mirror is {wrong[0]}; name an http or https URL, or the absolute path of a folder.")
-    if near := [each for each in sources if urlsplit(each).hostname in ("localhost", "127.0.0.1", "::1")]:
-        raise CannotBuild(f"--mirror is {near[0]}, which builds cannot reach: name the mirror's folder instead.")
+    for source in sources:
+        _check_mirror(source)
     arguments = {
         "MODE": "locked" if options.locked else "newest",
         "DAY": "" if options.locked else datetime.now(UTC).date().isoformat(),
@@ -150,6 +151,18 @@ def _runtime_target(tree: Path, stage: str, options: Options) -> Target:
     if folders:
         target["contexts"] = {"mirror": folders[0]}
     return target
+
+
+def _check_mirror(mirror: str) -> None:
+    """Raises CannotBuild unless it is 'URL' or 'URL SUITE COMPONENT' of what builds can reach."""
+    try:
+        url = urlsplit(mirror.partition(" ")[0])
+    except ValueError:
+        url = urlsplit("")
+    if url.scheme not in ("http", "https", "file") or "\n" in mirror:
+        raise CannotBuild(f"--mirror is '{mirror}'; name an http or https URL, or the absolute path of a folder.")
+    if url.hostname in ("localhost", "127.0.0.1", "::1"):
+        raise CannotBuild(f"--mirror is {mirror}, which builds cannot reach: name the mirror's folder instead.")
 
 
 def _target(image: Image, runtime: Runtime) -> Target:

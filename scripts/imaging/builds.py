@@ -60,7 +60,7 @@ class Builds:
             own = self._select(self._read(), image, version, architecture)
             found = next((each for each in own if each.content == content), None)
             if found is None:
-                found = Build(image, version, architecture, len(own) + 1, runtime, content)
+                found = Build(image, version, architecture, own[-1].revision + 1 if own else 1, runtime, content)
                 own.append(found)
                 file.write(f"\n{found.entry()}" if self.path.stat().st_size else f"{HEADER}\n{found.entry()}")
             return found, found == own[-1]
@@ -87,4 +87,10 @@ class Builds:
     def _select(builds: list[Build], image: str, version: str, architecture: str) -> list[Build]:
         wanted = (image, version, architecture)
         found = [each for each in builds if (each.image, each.version, each.architecture) == wanted]
+        tags = [each.tag for each in found]
+        if twice := [tag for tag in tags if tags.count(tag) > 1]:
+            raise CannotBuild(
+                f"The list of builds has {image}:{twice[0]} twice, as two people built it: remove the entry that is "
+                "not in the registry, and build again."
+            )
         return sorted(found, key=lambda each: each.revision)

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import subprocess
+import sys
 from dataclasses import dataclass
+
+from releasing import version
 
 from imaging import engine
 from imaging.builds import Build, Builds
@@ -38,7 +41,13 @@ def push(image: Image, registry: str) -> None:
         raise CannotPush(f"The list of builds lacks {image.name}. Build it again: ./scripts/images build {image}")
     _check_version(f"{repository}:{image.version}", image, local, builds)
     _check_revision(f"{repository}:{build.tag}", build, local)
-    for tag in (build.tag, *image.tags):
+    moving = image.tags
+    if build != builds[-1]:
+        print(f"{image} is {build.tag} here, and {builds[-1].tag} is newer: no other tag moves to it", file=sys.stderr)
+        moving = ()
+    for tag in moving:
+        _check_series(f"{repository}:{tag}", image)
+    for tag in (build.tag, *moving):
         _push_tag(image.name, local, f"{repository}:{tag}")
 
 
@@ -57,6 +66,18 @@ def _check_version(remote: str, image: Image, local: Stored, builds: list[Build]
             f"{remote} is there as the same release on another runtime, {there.runtime} ({there.digest}), and the list "
             "of builds lacks that build. Somebody else pushed it: get their builds.toml, and build again."
         )
+
+
+def _check_series(remote: str, image: Image) -> None:
+    """Raises CannotPush where a tag that moves, such as 1, is at a later release than the ledger knows of."""
+    there = find(remote)
+    said = there.labels.get("org.opencontainers.image.version", "") if there else ""
+    try:
+        is_later = version.order(said) > version.order(image.version)
+    except ValueError:
+        return
+    if is_later:
+        raise CannotPush(f"{remote} is {said}, which this tree's ledger lacks: get the newest releases.toml.")
 
 
 def _check_revision(remote: str, build: Build, local: Stored) -> None:

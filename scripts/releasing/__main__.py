@@ -11,6 +11,7 @@ import datetime
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,17 @@ def next_version(package: str, wanted: str, latest: Release | None) -> str:
     if latest is not None and new <= numbers(latest.version):
         raise Refused(f"{package} {wanted} is not above {latest.version}, its latest release; give a higher version.")
     return wanted
+
+
+def _version_now(package: str, latest: Release | None) -> str:
+    """What the tree's version begins with. Raises Refused in a release's commit, whose ledger lacks that release."""
+    now = version.literal(package)
+    if latest is not None and not version.is_development(now):
+        raise Refused(
+            f"{literals.file(package).relative_to(ROOT)} says {now}, which is a release, and its entry in the ledger "
+            "is in the commit after it; start from that one."
+        )
+    return now
 
 
 def contracts_for(package: str, ledger: Ledger) -> str:
@@ -95,7 +107,8 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
     tag = f"{package}-v{new}"
     if git("tag", "--list", tag):
         raise Refused(f"The tag {tag} already exists; choose another version, or delete the tag.")
-    old, following = version.literal(package), literals.following(new)
+    old = _version_now(package, latest)
+    following = max(old, literals.following(new), key=version.order)  # what comes next may be a major version
     meets = package != "contracts" and latest is not None
     for step in (
         f"run {checks}" + (" and ./scripts/skew" if meets and skew is None else ""),
@@ -108,10 +121,12 @@ def release(package: str, wanted: str, checks: str, skew: Path | None, dry_run: 
         print(f"{'would ' if dry_run else ''}{step}")
     if dry_run:
         return
+    before = git("rev-parse", "HEAD")
     if subprocess.run(shlex.split(checks), cwd=ROOT, check=False).returncode:
         raise Refused(f"'{checks}' failed; correct what it reports, then release again.")
     runs_beside = _runs_beside(package, skew) if meets else ""
-    before = git("rev-parse", "HEAD")
+    if git("rev-parse", "HEAD") != before or git("status", "--porcelain", "--untracked-files=all"):
+        raise Refused(f"The tree has changed while '{checks}' ran, so it is not what was checked; release again.")
     try:
         _write_changelog(package, new, runs_beside)
         literals.set_version(package, new)
@@ -192,6 +207,11 @@ def _differences(each: Release, ledger: Ledger) -> list[str]:
     return found
 
 
+def _end(number: int, _: object) -> None:
+    """On a signal; what was begun is undone on the way."""
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """Gives the exit code: 0 done, 1 not, 2 bad usage."""
     parser = argparse.ArgumentParser(
@@ -212,6 +232,8 @@ def main() -> int:
         parser.error("verify takes no version: it builds every release")
     if options.package != "verify" and not options.version:
         parser.error("give a version: patch, minor, major, or one such as 1.2.0")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         if options.package == "verify":
             return 1 if verify() else 0

@@ -10,7 +10,7 @@ from releasing import version
 from releasing.ledger import SERVICES, numbers
 
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<plain>\w+)|\{(?P<name>\w+)(?:(?P<how>:?[-?+])(?P<word>[^}]*))?\})")
-_IMAGE = re.compile(rf"(?:.*/)?souk/(?P<service>{'|'.join(SERVICES)}):(?P<version>[^@]+)(?:@.*)?")
+_IMAGE = re.compile(rf"(?:.*/)?souk/(?P<service>{'|'.join(SERVICES)})(?::(?P<version>[^@]+))?(?:@.*)?")
 
 
 TREE = "tree"
@@ -39,7 +39,7 @@ def versions(
     found: dict[str, set[str]] = {}
     for image in images:
         if match := _IMAGE.fullmatch(interpolated(image, environment)):
-            service, tag = match["service"], match["version"]
+            service, tag = match["service"], match["version"] or "latest"
             named = [each for each in released[service] if each.startswith(f"{tag}.")]
             runs = max(named, key=numbers) if named else tree[service] if tag == TREE else version.from_tag(tag)
             try:

@@ -112,6 +112,14 @@ def test_the_images_of_a_tree_are_of_its_development_versions(tmp_path: Path) ->
     ("content", "said"),
     [
         ("services:\n  a:\n    image: souk/orders:latest\n", "is not a version of orders"),
+        (
+            "services:\n  a:\n    image: souk/orders\n  b:\n    image: souk/loyalty:1.0.0\n",
+            "is not a version of orders",
+        ),
+        (
+            "services:\n  a:\n    image: souk/orders@sha256:00\n  b:\n    image: souk/loyalty:1.0.0\n",
+            "is not a version of orders",
+        ),
         ("services:\n  a:\n    image: postgres:18\n", "no image of a Souk service"),
         ("services: [", "is not a compose file"),
         ("- a", "is not a compose file"),
