@@ -138,7 +138,7 @@ async def test_what_came_to_nothing_goes_everywhere_and_its_key_names_a_new_orde
     await put_more(rest, sku)
     answer = await refused.place(rest)
     assert (answer.status_code, answer.json()["type"]) == REFUSED  # the key's answer, as long as it lives
-    assert "; 2 marked at least a day ago, and deleted" in await Prune(souk).said()
+    assert "; 2 marked at least a day ago were deleted" in await Prune(souk).said()
     assert rows_of(souk, refused.order_id) == rows_of(souk, cancelled.order_id) == GONE
     assert rows_of(souk, confirmed.order_id) == dict.fromkeys(GONE, "CONFIRMED")
     await souk.settle()
@@ -182,7 +182,7 @@ async def test_a_run_that_is_killed_is_taken_up_by_the_next_one(
     said = await Prune(souk).said()
     assert rows_of(souk, cancelled.order_id) == GONE
     if held:
-        assert "Kept: 1, since reservations still has something held or confirmed for them" in said
+        assert "Kept 1, because reservations still has them HELD or CONFIRMED" in said
         assert refused.order_id in said
         run_out(souk, refused.order_id)
         await souk.settle()
