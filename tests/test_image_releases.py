@@ -140,8 +140,8 @@ def test_the_number_of_a_build_is_above_all_others_and_there_once(
     ["", "nowhere", "http://[", "[trusted=yes] http://example.com", "http://localhost trixie main", "http://a\nb"],
 )
 def test_a_mirror_that_is_none_is_told_in_a_sentence(tmp_path: Path, mirror: str) -> None:
-    environment = {"SOUK_BUILDS": str(tmp_path / "none"), "DOCKER_HOST": "unix:///none"}
-    refused = run("./scripts/images", "build", "--locked", "--mirror", mirror, "orders", code=1, **environment).stderr
+    command = ("./scripts/images", "build", "--locked", "--mirror", mirror, "orders")
+    refused = run(*command, code=1, SOUK_BUILDS=str(tmp_path / "none"), DOCKER_HOST="unix:///none").stderr
     assert refused.startswith(
         f"--mirror is {mirror}" if "localhost" in mirror else f"--mirror is '{mirror}'; name an http"
     )
@@ -285,6 +285,13 @@ def test_debian_packages_are_locked_by_version_and_hash(tmp_path: Path) -> None:
     assert "Build without --locked" in gone
     assert "SHA-256" in layer(tmp_path, *command, code=1, lock=re.sub("[0-9a-f]{64}", "0" * 64, lock)).stderr
     layer(tmp_path, "lock", "/given/list", code=100, list="python no-such-package\n")
+
+
+@pytest.mark.containers
+def test_the_name_of_a_mirror_is_taken_as_it_is(tmp_path: Path) -> None:
+    mirror = str(tmp_path / "a $(date) ${HOME} %{ of 'ours'")  # which bake files would fill in
+    refused = run("./scripts/images", "build", "--locked", "--mirror", mirror, "orders", code=1).stderr
+    assert f"{mirror}: no such file or directory" in refused
 
 
 SWAPPED = r"""

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from releasing.build import _tools
 
 from tests.conftest import ROOT
 
@@ -235,6 +237,25 @@ def test_a_release_that_cannot_be_built_leaves_all_as_it_was(repository: Reposit
     path.write_text(path.read_text() + "message {\n")
     repository.commit("broken")
     assert "hatch cannot build contracts" in repository.refused("contracts", "1.7.0", "--checks", "true")
+
+
+def test_tools_are_installed_once_and_what_stands_in_the_way_is_told(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("releasing.build.CACHE", tmp_path / "cache")
+    lock = tmp_path / "tools.lock"
+    lock.touch()
+    with ThreadPoolExecutor() as pool:  # by two runs at once
+        first, second = pool.map(_tools, [lock, lock])
+    assert first == second
+    assert subprocess.run([first, "-m", "pip", "--version"], check=False).returncode == 0
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with (repository.folder / "images/wheel-tools.lock").open("a") as file:
+        file.write(f"no-such-package==1 --hash=sha256:{'0' * 64}\n")
+    repository.commit("tools that are nowhere")
+    refusal = repository.refused("contracts", "1.7.0", "--checks", "true")
+    assert refusal.endswith("The tools that images/wheel-tools.lock pins cannot be installed; see above.\n")
+    assert "Traceback" not in refusal
 
 
 @pytest.mark.timeout(600)  # it builds a dozen times

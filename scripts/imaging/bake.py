@@ -206,7 +206,8 @@ def _bake(tree: Path, targets: Mapping[str, Target], wanted: Sequence[str], opti
             ],
             cwd=tree,
             check=True,
-            input=json.dumps({"target": targets}),
+            # Without its templates, which a folder or a mirror may look like.
+            input=json.dumps({"target": targets}).replace("${", "$${").replace("%{", "%%{"),
             text=True,
             env={
                 **os.environ,

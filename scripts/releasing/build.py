@@ -1,5 +1,6 @@
 """Wheels and sdists, built so that the same sources give the same bytes, whoever builds them, when and where."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -126,12 +127,18 @@ def built(release: Release) -> Built:
 
 
 def _tools(lock: Path) -> Path:
-    """The Python of an environment with what a lock pins, made if it is not there yet."""
+    """The Python of an environment with what a lock pins, made if it is not there yet. Raises CannotBuild."""
     place = CACHE / f"tools-{sha256(lock)[:12]}"
     python = place / "bin/python"
-    if not (place / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        options = ("-qq", "--disable-pip-version-check", "--require-hashes", "--no-deps", f"--requirement={lock}")
-        subprocess.run([python, "-m", "pip", "install", *options], check=True)
-        (place / "ready").touch()
+    options = ("-qq", "--disable-pip-version-check", "--require-hashes", "--no-deps", f"--requirement={lock}")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        if not (place / "ready").exists():
+            try:
+                subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+                subprocess.run([python, "-m", "pip", "install", *options], check=True)
+            except subprocess.CalledProcessError as error:
+                raise CannotBuild(f"The tools that {TOOLS_LOCK} pins cannot be installed; see above.") from error
+            (place / "ready").touch()
     return python
