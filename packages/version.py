@@ -13,6 +13,7 @@ hatchling runs this file with the standard library alone, and an image's build h
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -284,7 +285,8 @@ def _say(reason: str) -> None:
 
 
 def main() -> None:
-    """Does what the command line says."""
+    """Does what the command line says. Ctrl-C ends it without a traceback: there is nothing to clean up."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     match sys.argv[1:]:
         case []:
             try:

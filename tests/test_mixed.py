@@ -201,3 +201,18 @@ def test_a_canary_that_fails_is_taken_out_at_once(mixed: Mixed) -> None:
     assert int(errors) <= 100
     assert "; the change took " in walked
     assert created_by(mixed) == {f"orders/{mixed.old['orders']}": ORDERS}
+
+
+def test_an_image_that_is_missing_is_said_before_anything_starts(mixed: Mixed) -> None:
+    done = subprocess.run(
+        ["./scripts/mixed"],
+        cwd=ROOT,
+        env={**os.environ, "LOYALTY_NEW": "1.1.99"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "There is no image souk/loyalty:1.1.99. Build what is missing: ./scripts/images build loyalty@1.1.99\n"
+    )

@@ -96,7 +96,7 @@ def _build_release(image: Image, ledger: Ledger, options: Options) -> str:
     moving = image.tags if is_newest else ()
     engine.tag(built, *(f"souk/{image.service}:{tag}" for tag in (build.tag, *moving)))
     name = f"souk/{image.service}:{build.tag}"
-    print(f"{image} is {name}, on {runtime.name}", file=sys.stderr)
+    print(f"{image} is {name}, on {runtime.name}; the list of builds, builds.toml, has it", file=sys.stderr)
     return name
 
 

@@ -5,6 +5,8 @@ import json
 import subprocess
 from dataclasses import dataclass
 
+from releasing.build import CannotBuild
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -32,10 +34,12 @@ class Stored:
 
 
 def find(name: str) -> Stored | None:
-    """An image that the engine has, by its name or id."""
+    """An image that the engine has, by its name or id. Raises CannotBuild where the engine does not say."""
     done = subprocess.run(["docker", "inspect", "--type=image", name], capture_output=True, text=True, check=False)
-    if done.returncode:
+    if done.returncode and "no such" in done.stderr.lower():
         return None
+    if done.returncode:
+        raise CannotBuild(f"Docker does not say whether it has {name}: {done.stderr.strip()}")
     (image,) = json.loads(done.stdout)
     return Stored(tuple(image["RootFS"]["Layers"]), image["Architecture"], image["Config"].get("Labels") or {})
 

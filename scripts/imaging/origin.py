@@ -50,6 +50,8 @@ def parse(text: str, ledger: Ledger) -> Image:
         raise CannotBuild(f"There is no image '{service}'. The images are {', '.join(IMAGES)}.")
     if not at:
         return from_tree(service)
+    if not number:
+        raise CannotBuild(f"'{text}' names no version. Name one, as in {service}@1.1.0, or the tree's image: {service}")
     if service == "single":
         raise CannotBuild("The image 'single' has no releases. Build it from the working tree: images build single")
     return from_release(ledger.find(service, number), ledger)

@@ -37,7 +37,7 @@ FOLDER = Path(os.environ.get("SOUK_TARGETS") or ROOT / "data/mixed").absolute()
 SERVICES = ("orders", "reservations", "loyalty")
 SHARES = (0, 10, 50, 100)
 CLIENTS = 8
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 ORDER = {"customer_id": "canary", "lines": [{"sku": "canary", "quantity": 1}]}
 
 
@@ -230,9 +230,24 @@ def rows(deployment: Deployment, tally: Tally, orders: int, percent: int) -> Ite
             yield f"  {service:<14}{each:<{width}}{counts}"
 
 
+def check_images() -> None:
+    """Raises Stopped where the engine lacks an image."""
+    wanted = {each["image"] for each in json.loads(compose("config", "--format=json"))["services"].values()}
+    if missing := sorted(wanted - set(labels(wanted))):
+        names = (image.rpartition("/")[2].replace(":", "@").removesuffix("@tree") for image in missing)
+        raise Stopped(
+            f"There is no image {missing[0]}. Build what is missing: ./scripts/images build {' '.join(names)}"
+        )
+
+
 def walk(deployment: Deployment, orders: int) -> None:
     """Brings all of it up, and the new versions in. Raises Stopped."""
-    print("Starting " + ", ".join(f"{name} {old} and {new}" for name, (old, new) in deployment.versions.items()), "…")
+    check_images()
+    print(
+        "Starting " + ", ".join(f"{name} {old} and {new}" for name, (old, new) in deployment.versions.items()),
+        "…",
+        flush=True,
+    )
     deployment.write(0)
     try:
         compose("up", "--detach", "--wait", f"--wait-timeout={PATIENCE_S:.0f}", "--pull=never")
