@@ -13,7 +13,6 @@ hatchling runs this file with the standard library alone, and an image's build h
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import tomllib
@@ -284,9 +283,16 @@ def _say(reason: str) -> None:
     print(f"The versions of this tree are not known: {reason}", file=sys.stderr)
 
 
+def try_to_write() -> None:
+    """Where versions cannot be written, says so: no start fails for that."""
+    try:
+        write()
+    except (OSError, ValueError) as error:
+        print(f"The versions that services give may be out of date: {error}", file=sys.stderr)
+
+
 def main() -> None:
-    """Does what the command line says. Ctrl-C ends it without a traceback: there is nothing to clean up."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Does what the command line says."""
     match sys.argv[1:]:
         case []:
             try:
@@ -295,10 +301,7 @@ def main() -> None:
             except ValueError as error:
                 sys.exit(str(error))
         case ["--write"]:
-            try:
-                write()
-            except (OSError, ValueError) as error:
-                print(f"The versions that services give may be out of date: {error}", file=sys.stderr)
+            try_to_write()
         case _:
             sys.exit(f"usage: {sys.argv[0]} [--write]")
 

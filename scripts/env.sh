@@ -20,7 +20,6 @@ setup() { # run | dev
     python=$PYTHON
   fi
   "$python" -IS scripts/setup_venv.py "$1" "$VENV" "${MEMBERS[@]}" || exit
-  "$VENV/bin/python" packages/version.py --write # commits since then have made other versions
 }
 
 is_new_enough() {

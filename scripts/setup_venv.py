@@ -196,8 +196,21 @@ def end(number: int, _: object) -> None:
 def main(kind: str, place: str, *members: str) -> None:
     """Exit codes: 0 it is set up, 1 it cannot be, 130 when interrupted."""
     venv = Path(place)
-    if is_set_up(venv, kind):
-        return
+    if not is_set_up(venv, kind):
+        set_up_alone(kind, venv, members)
+    write_versions()
+
+
+def write_versions() -> None:
+    """Commits since the last time have made other versions, although nothing has to be installed anew."""
+    sys.path.append(str(ROOT / "packages"))
+    import version
+
+    version.try_to_write()
+
+
+def set_up_alone(kind: str, venv: Path, members: Sequence[str]) -> None:
+    """Sets it up, unless another process does so at this time."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
     try:
