@@ -154,7 +154,7 @@ def test_a_service_that_does_not_come_up_stops_all(launch: Callable[..., Launche
 
 @pytest.mark.parametrize("port", ["0", "-1", "65533", "abc", "8080.5", "²"])
 def test_a_port_that_is_none_is_told_in_one_sentence(tmp_path: Path, port: str) -> None:
-    command = [sys.executable, LAUNCH, "--data", tmp_path, f"--port={port}"]
+    command = [sys.executable, str(LAUNCH), f"--data={tmp_path}", f"--port={port}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, f"--port (SOUK_PORT) is {port}; choose one from 1 to 65532.\n")
 
