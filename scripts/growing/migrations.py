@@ -118,13 +118,21 @@ def _failures(service: str, place: str, installed: Path, sources: Path) -> Itera
     if not Path(where.stdout.strip()).is_relative_to(installed):
         raise CannotCheck(f"{place} was expected in {installed}, and found in {where.stdout or where.stderr}")
     tests = [f"packages/{service}/tests/test_{service}_{kind}.py" for kind in ("storage", "rpc")]
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--tb=no", "-k", f"not {LEFT_OUT}"]
-    done = _python(["-m", "pytest", *options, *tests], installed, sources)
-    failure = re.search(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)
-    if done.returncode == _TESTS_FAILED and failure:
-        text = f"on a database that this tree has migrated, its own tests fail; the first one is {failure[1]}"
-        yield Finding("MIGRATION_BREAKS_RELEASE", place, text)
-    elif done.returncode:
+    options = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=no", "-k", f"not {LEFT_OUT}"]
+    by_chance: list[str] = []
+    while True:
+        done = _python([*options, *by_chance, *tests], installed, sources)
+        failure = re.search(r"^(?:FAILED|ERROR) ((.+?)(?: - .*)?)$", done.stdout, re.MULTILINE)
+        if done.returncode != _TESTS_FAILED or not failure:
+            break
+        # What a migration breaks fails each time. A test may fail now and then, and stays as it was released: one of
+        # orders 1.0.0 takes for granted that two leases at once never pass over the same message.
+        if _python([*options, failure[2]], installed, sources).returncode:
+            text = f"on a database that this tree has migrated, its own tests fail; the first one is {failure[1]}"
+            yield Finding("MIGRATION_BREAKS_RELEASE", place, text)
+            return
+        by_chance += ["--deselect", failure[2]]
+    if done.returncode:
         raise CannotCheck(f"the tests of {place} cannot be run:\n{done.stdout}{done.stderr}")
 
 

@@ -1,6 +1,7 @@
 """Migrations that a released version would not survive are caught, each by a named check."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns
 
@@ -59,11 +60,7 @@ def harmed(old: Callable[[str], Old], tmp_path: Path) -> Harmed:
 
     def harmed_(service: str, change: str, oldest: str = "1.0.0", *, last: bool = True) -> list[Finding]:
         source = copy(service, tmp_path)
-        scripts = source / f"souk_{service}/migrations/versions"
-        newest = max(path.name for path in scripts.glob("*.py"))[:4]
-        revision = f"{int(newest) + 1:04}"
-        text = MIGRATION.format(revision=revision, last=newest, change=change, oldest=oldest)
-        (scripts / f"{revision}_test.py").write_text(text)
+        add_migration(source, service, change, oldest)
         return migrations.harmed(service, old(service), source, last=last)
 
     return harmed_
@@ -72,6 +69,15 @@ def harmed(old: Callable[[str], Old], tmp_path: Path) -> Harmed:
 def copy(service: str, into: Path) -> Path:
     """This tree's code of a service, to be changed."""
     return Path(copytree(migrations.source(service), into / "src", ignore=ignore_patterns("__pycache__")))
+
+
+def add_migration(source: Path, service: str, change: str, oldest: str) -> None:
+    """Adds one behind the newest."""
+    scripts = source / f"souk_{service}/migrations/versions"
+    newest = max(path.name for path in scripts.glob("*.py"))[:4]
+    revision = f"{int(newest) + 1:04}"
+    text = MIGRATION.format(revision=revision, last=newest, change=change, oldest=oldest)
+    (scripts / f"{revision}_test.py").write_text(text)
 
 
 def rules(found: list[Finding]) -> list[str]:
@@ -107,6 +113,30 @@ def test_a_migration_that_only_expands_is_not_caught(harmed: Harmed) -> None:
         'op.create_index("outbox_by_kind", "outbox", ["kind"])',
     )
     assert harmed("orders", "; ".join(changes)) == []
+
+
+def test_a_test_of_a_release_that_fails_now_and_then_is_no_finding(old: Callable[[str], Old], tmp_path: Path) -> None:
+    source, tests = copy("loyalty", tmp_path), tmp_path / "packages/loyalty/tests"
+    add_migration(source, "loyalty", "pass", "1.0.0")
+    tests.mkdir(parents=True)
+    (tests / "test_loyalty_storage.py").write_text("""
+from pathlib import Path
+
+def test_that_fails_the_first_time():
+    came_before = Path("been-here").exists()
+    Path("been-here").touch()
+    assert came_before
+""")
+    (tests / "test_loyalty_rpc.py").write_text("""
+from pathlib import Path
+
+def test_that_comes_after_it():
+    Path("came-after").touch()
+""")
+    flaky = replace(old("loyalty"), sources=tmp_path)
+    assert migrations.harmed("loyalty", flaky, source, last=True) == []
+    assert (tmp_path / "been-here").exists()
+    assert (tmp_path / "came-after").exists()
 
 
 def test_a_migration_may_leave_out_old_versions_but_not_the_last_one(harmed: Harmed, tmp_path: Path) -> None:
