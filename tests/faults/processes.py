@@ -77,6 +77,14 @@ class Service:
         """Returns once it answers; raises where it ends instead."""
         await until(self._is_serving, f"{self.name} to serve")
 
+    async def not_serving(self) -> None:
+        """Returns once its health says that it cannot work."""
+
+        async def is_not() -> bool:
+            return not await self._is_serving()
+
+        await until(is_not, f"{self.name} to say that it cannot serve")
+
     def kill(self) -> None:
         """SIGKILL, as a crash would; returns when the process is gone."""
         if self._process is not None:

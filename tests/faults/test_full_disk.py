@@ -47,6 +47,9 @@ async def test_a_service_that_cannot_write_says_so_and_goes_on_when_it_can(
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["type"] in ("/problems/storage-unavailable", "/problems/unavailable")
         assert (await rest.get(f"/v1/orders/{before.order_id}")).json()["status"] == "CONFIRMED"
+        await souk.services[name].not_serving()
+        assert (await rest.get("/health/ready")).json()["services"][name] == "NOT_SERVING"
+    await souk.services[name].serving()
     assert (await during.place(rest)).status_code == 201
     await souk.settle()
     item, account = await rest.get(f"/v1/items/{tea}"), await rest.get(f"/v1/customers/{customer}")

@@ -155,14 +155,15 @@ async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storag
     await storage.execute([create(order_id, terms)])
     postgresql.stop()
     try:
-        assert not await storage.answers()
         with pytest.raises(StorageUnavailable):
             await storage.execute([Cancel(order_id)])
+        assert not await storage.answers()
         with pytest.raises(StorageUnavailable):
             await storage.order(order_id)
     finally:
         postgresql.start()
     assert (await storage.order(order_id)).status is Status.ACCEPTED
+    await storage.execute([Cancel(order_id)])
     assert await storage.answers()
 
 

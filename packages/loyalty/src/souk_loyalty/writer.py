@@ -4,22 +4,22 @@ The same file stands in every service that has a database; see docs/adr/0003-one
 """
 
 import asyncio
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from sqlalchemy import literal_column, select
-
 from .database import Conflict, Database
 from .domain import StorageUnavailable
-from .statements import Session, Statement
+from .heartbeat import Heartbeat
+from .statements import Session
 
 Command = TypeVar("Command")
 Outcome = TypeVar("Outcome")
 
-_NOTHING = Statement(select(literal_column("1")))
+log = logging.getLogger(__name__)
 
 Clock = Callable[[], int]
 """Gives the time in microseconds since the Unix epoch."""
@@ -60,6 +60,7 @@ class Writer(Generic[Command, Outcome]):
         self._database = database
         self._carry_out = carry_out
         self._clock = clock
+        self._heartbeat = Heartbeat()
         self._turn: list[_Job[Command, Outcome]] = []
         """What has come in this turn of the event loop: a batch of calls becomes one transaction."""
         self._waiting: queue.SimpleQueue[list[_Job[Command, Outcome]] | None] = queue.SimpleQueue()
@@ -68,7 +69,7 @@ class Writer(Generic[Command, Outcome]):
         self._thread.start()
 
     async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
-        """Gives the outcomes once they are durable. No commands: an empty transaction, which shows that it can write.
+        """Gives the outcomes once they are durable. No commands: something is written that shows whether writes work.
 
         Raises StorageUnavailable, and whatever `carry_out` raises for these commands alone.
         """
@@ -80,6 +81,16 @@ class Writer(Generic[Command, Outcome]):
             loop.call_soon(self._hand_over)
         self._turn.append(_Job(commands, loop, answer))
         return await answer
+
+    async def can_write(self) -> bool:
+        """Whether writes work: the last one did, a moment ago, or else a heartbeat does."""
+        if self._heartbeat.is_fresh():
+            return True
+        try:
+            await self.execute([])
+        except StorageUnavailable:
+            return False
+        return self._heartbeat.is_well()
 
     def close(self) -> None:
         """Carries out what is waiting, and ends the thread."""
@@ -107,20 +118,30 @@ class Writer(Generic[Command, Outcome]):
         try:
             with self._database.write() as session:
                 commands = [command for job in jobs for command in job.commands]
-                if not commands:
-                    session.rows(_NOTHING)  # a driver does not begin a transaction as long as nothing is asked in it
-                outcomes = iter(self._carry_out(session, commands, self._clock()))
+                now_us = self._clock()
+                outcomes = iter(self._carry_out(session, commands, now_us))
                 results = [[next(outcomes) for _ in job.commands] for job in jobs]
+                changes = session.has_changed
+                if not changes and not all(job.commands for job in jobs):
+                    self._heartbeat.beat(session, now_us)
         except Exception as error:  # noqa: BLE001 (it belongs to whoever asked, in another thread)
             if isinstance(error, Conflict) and tries > 1:
                 self._commit(jobs, tries - 1)
                 return
+            if isinstance(error, StorageUnavailable):
+                self._heartbeat.failed()
+                if isinstance(error, Conflict):
+                    log.warning("a transaction was given up after %d tries: %s", _TRIES, error.__cause__)
             for job in jobs:
                 if len(jobs) == 1 or isinstance(error, StorageUnavailable):
                     _call_soon(job.loop, _fail, job.answer, error)
                 else:
                     self._commit([job])
             return
+        if changes:
+            self._heartbeat.wrote()
+        elif session.has_changed:
+            self._heartbeat.was_beaten()
         # All jobs come from the service's one loop: wake it once.
         answers = [job.answer for job in jobs]
         _call_soon(jobs[0].loop, _answer, answers, results)

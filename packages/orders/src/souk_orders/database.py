@@ -42,6 +42,7 @@ _LOG_SHARE = 8
 _POSTGRESQL: dict[str, object] = {
     "application_name": f"souk-{SERVICE}",
     "client_encoding": "utf8",  # also where the server was set up without an encoding
+    "target_session_attrs": "read-write",  # of several hosts, the one that is the primary
     # A host that is gone says nothing. These are seconds, and for the second milliseconds.
     "connect_timeout": 3,
     "tcp_user_timeout": 5000,
@@ -63,6 +64,13 @@ _POSTGRESQL_SESSION = (
 
 _CONFLICTS = frozenset({"23505", "40001", "40P01"})
 """PostgreSQL's unique_violation, serialization_failure and deadlock_detected."""
+
+_MOVED = ("08", "25006", "57P")
+"""How the SQLSTATEs begin that end a session, without a change: connection_exception, read_only_sql_transaction (the
+server is no longer the primary), and admin_shutdown and its like. A new session may find a server that can write."""
+
+_HARMLESS = ("22", "23", "40", "42", "53", "54", "55", "57014")
+"""How those begin that a statement has to itself: the session is as good as before. After any other it is given up."""
 
 
 class Conflict(StorageUnavailable):
@@ -197,11 +205,14 @@ class Database:
             self._roll_back(proxy, keep=True)
             raise
         except self._driver.Error as error:
-            is_lost = not self.embedded and connection.closed
-            self._roll_back(proxy, keep=not self.embedded)  # another try opens the file anew
-            if is_lost and not committing:
+            state = getattr(error, "sqlstate", None) or ""
+            is_lost = not self.embedded and (connection.closed or state.startswith(_MOVED))
+            # Another try opens the file anew.
+            self._roll_back(proxy, keep=not self.embedded and not is_lost and state.startswith(_HARMLESS))
+            if is_lost:
                 self._close_kept()  # they are as old
-                raise Conflict from error
+                if not committing:
+                    raise Conflict from error
             self._raise(error)
         except BaseException:  # what nobody foresaw
             self._roll_back(proxy, keep=False)

@@ -153,6 +153,8 @@ class Session:
         self._dialect = dialect
         self._embedded = dialect.name == "sqlite"
         self._options = {"prepare": False} if anew and not self._embedded else {}
+        self.has_changed = False
+        """Whether it has carried out anything that changes rows."""
 
     def rows(self, statement: Statement, **parameters: object) -> list[Row]:
         """All rows of a query, or those that a change returns."""
@@ -167,7 +169,8 @@ class Session:
         return self.rows(statement, keys=json.dumps(listed) if self._embedded else _array(listed))
 
     def run(self, statement: Statement, **parameters: object) -> None:
-        """Carries out a statement that gives no rows."""
+        """Carries out a change that gives no rows."""
+        self.has_changed = True
         self._execute(statement, parameters)
 
     def change(self, change: Change, rows: Sequence[Mapping[str, object]]) -> None:
@@ -178,6 +181,7 @@ class Session:
         """
         if not rows:
             return
+        self.has_changed = True
         if self._embedded:
             text, parameters = change.by_position(self._dialect)
             self._cursor.executemany(text, map(parameters, rows))
