@@ -87,9 +87,9 @@ MUTATIONS = [
         "orders",
         (
             Change(
-                "storage.py",
-                "_LOCK_ORDERS = Statement(_orders_among.order_by(orders.c.order_id).with_for_update())",
-                "_LOCK_ORDERS = Statement(_orders_among.order_by(orders.c.order_id))",
+                "statements.py",
+                "self.waiting = Statement(among.with_for_update())",
+                "self.waiting = Statement(among)",
             ),
         ),
         "packages/orders/tests/test_orders_postgresql.py"

@@ -147,6 +147,7 @@ _KINDS = (
     # It passes by itself.
     Kind("UNAVAILABLE", 503, "A service does not answer", _AGAIN, retry_after_s=1),
     Kind("STORAGE_UNAVAILABLE", 503, "A database does not answer", _AGAIN, retry_after_s=1),
+    Kind("OVERLOADED", 503, "Too much to do at once", _AGAIN, retry_after_s=1),
     Kind("HOLD_EXPIRING", 503, "The order took too long", _AGAIN, retry_after_s=1),
     # It should never happen.
     Kind(

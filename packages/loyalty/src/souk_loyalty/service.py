@@ -14,6 +14,7 @@ from souk_loyalty.domain import (
     DomainError,
     Hold,
     InvalidArgument,
+    Overloaded,
 )
 from souk_loyalty.rules import Tier
 
@@ -121,7 +122,7 @@ class Loyalty:
     ) -> DomainError | None:
         """Gives None for yes, or why not."""
         (outcome,) = await self.confirm_all([(order_id, customer_id, points_redeemed, points_earned)])
-        if isinstance(outcome, InvalidArgument):
+        if isinstance(outcome, InvalidArgument | Overloaded):
             raise outcome
         return outcome
 

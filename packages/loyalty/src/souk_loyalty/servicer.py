@@ -23,6 +23,8 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.PointsBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.POINTS_BELOW_HELD),
     domain.UnknownHold: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_HOLD),
     domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
+    # No UNAVAILABLE: somebody is there, so the gateway must not stop calling.
+    domain.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, wire.ErrorReason.OVERLOADED),
 }
 """What each domain error is on the wire."""
 
@@ -53,7 +55,9 @@ class LoyaltyServicer(wire.LoyaltyServicer):
         with _refusals():
             outcomes = await self._loyalty.confirm_all([_sold(request) for request in requests])
         return [
-            _refused(outcome) if isinstance(outcome, domain.InvalidArgument) else _confirmed(outcome)
+            _refused(outcome)
+            if isinstance(outcome, domain.InvalidArgument | domain.Overloaded)
+            else _confirmed(outcome)
             for outcome in outcomes
         ]
 

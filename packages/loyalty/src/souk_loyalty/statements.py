@@ -14,6 +14,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Dialect,
+    Select,
     String,
     Table,
     Text,
@@ -142,13 +143,29 @@ def _in_a_json_array(element: Among, compiler: Any, **kw: Any) -> str:
     return f"{compiler.process(element.column, **kw)} IN (SELECT value FROM json_each({keys}))"  # noqa: S608 (names of columns)
 
 
+class Lock:
+    """Locks the rows of a query that have one of many keys. The key is a column of text, the first of the query.
+
+    In the order of their keys, so that two processes never wait for each other.
+    """
+
+    def __init__(self, query: Select[Any], key: Column[Any]) -> None:
+        among = query.where(Among(key)).order_by(key)
+        self.waiting = Statement(among.with_for_update())
+        self.passing = Statement(among.with_for_update(skip_locked=True))
+        self.present = Statement(select(key).where(Among(key)))
+        """Which of the keys there are rows for, locked or not."""
+
+
 class Session:
     """A transaction. What it gives and takes are the driver's values: JSON is text.
 
-    A server plans each statement once for a connection, or `anew` each time.
+    A server plans each statement once for a connection, or `anew` each time. A session that `passes` over rows which
+    others have locked does not wait for them.
     """
 
-    def __init__(self, connection: Any, dialect: Dialect, *, anew: bool = False) -> None:
+    def __init__(self, connection: Any, dialect: Dialect, *, anew: bool = False, passes: bool = False) -> None:
+        self._passes = passes
         self._cursor = connection.cursor()
         self._dialect = dialect
         self._embedded = dialect.name == "sqlite"
@@ -167,6 +184,14 @@ class Session:
             return []
         listed = list(keys)
         return self.rows(statement, keys=json.dumps(listed) if self._embedded else _array(listed))
+
+    def lock(self, lock: Lock, keys: Collection[str]) -> tuple[list[Row], set[str]]:
+        """The rows, locked; and the keys of those that were passed over, since another transaction has locked them."""
+        if not self._passes:
+            return self.rows_among(lock.waiting, keys), set()
+        rows = self.rows_among(lock.passing, keys)
+        lacking = set(keys).difference(row[0] for row in rows)
+        return rows, {key for (key,) in self.rows_among(lock.present, lacking)}
 
     def run(self, statement: Statement, **parameters: object) -> None:
         """Carries out a change that gives no rows."""

@@ -24,6 +24,7 @@ from souk_loyalty.domain import (
     DomainError,
     Hold,
     Ledger,
+    Overloaded,
     State,
     UnknownCustomer,
     UnknownHold,
@@ -39,7 +40,7 @@ from souk_loyalty.service import (
     PutAccount,
     Release,
 )
-from souk_loyalty.statements import Among, Change, Row, Session, Statement, deleting, inserting, updating
+from souk_loyalty.statements import Among, Change, Lock, Row, Session, Statement, deleting, inserting, updating
 from souk_loyalty.writer import Clock, Writer, system_clock
 
 REVISION = "0004"
@@ -97,9 +98,8 @@ journal = Table(
 _all_accounts = select(accounts)
 _accounts_among = _all_accounts.where(Among(accounts.c.customer_id))
 _holds_among = select(holds).where(Among(holds.c.order_id))
-# In the order of their keys, so that two processes never wait for each other.
-_LOCK_ACCOUNTS = Statement(_accounts_among.order_by(accounts.c.customer_id).with_for_update())
-_LOCK_HOLDS = Statement(_holds_among.order_by(holds.c.order_id).with_for_update())
+_LOCK_ACCOUNTS = Lock(_all_accounts, accounts.c.customer_id)
+_LOCK_HOLDS = Lock(select(holds), holds.c.order_id)
 _SELECT_ACCOUNTS = Statement(_accounts_among)
 _SELECT_HOLDS = Statement(_holds_among)
 _SELECT_DUE = Statement(
@@ -183,16 +183,25 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
             order_ids.update(command.order_ids)
         if isinstance(command, ExpireDue):
             order_ids.update(order_id for (order_id,) in session.rows(_SELECT_DUE, now_us=now_us, limit=command.limit))
-    old_holds = _load(session, _LOCK_HOLDS, order_ids, _hold)
+    old_holds, locked_ids = _locked(session, _LOCK_HOLDS, order_ids, _hold)
     customer_ids = {c.customer_id for c in commands if isinstance(c, PlaceHold | Confirm | PutAccount)}
     # What is CLOSED or EXPIRED affects no account, and hundreds of such may be forgotten at once, beside live orders.
-    customer_ids.update(hold.customer_id for hold in old_holds.values() if hold.state in (State.HELD, State.CONFIRMED))
-    old_accounts = _load(session, _LOCK_ACCOUNTS, customer_ids, _account)
+    live = [hold for hold in old_holds.values() if hold.state in (State.HELD, State.CONFIRMED)]
+    customer_ids.update(hold.customer_id for hold in live)
+    old_accounts, locked_customers = _locked(session, _LOCK_ACCOUNTS, customer_ids, _account)
+    for hold in live:
+        if hold.customer_id in locked_customers:  # then nothing can be said of what is held or booked there, either
+            locked_ids.add(hold.order_id)
+            del old_holds[hold.order_id]
 
     ledger = Ledger(old_accounts, old_holds)
-    outcomes = [_decide(ledger, command, now_us) for command in commands]
+    outcomes = [
+        Overloaded() if _needs(command, locked_ids, locked_customers) else _decide(ledger, command, now_us)
+        for command in commands
+    ]
 
-    if session.rows_among(_SELECT_HOLDS, order_ids - ledger.holds.keys() - old_holds.keys()):
+    unknown = order_ids - ledger.holds.keys() - old_holds.keys() - locked_ids
+    if session.rows_among(_SELECT_HOLDS, unknown):
         raise Conflict
     forgotten = sorted(old_holds.keys() - ledger.holds.keys())
     session.change(_DELETE_HOLDS, [{"order_id": order_id} for order_id in forgotten])
@@ -203,6 +212,23 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
         [{"customer_id": entry.customer_id, "points": entry.points, "at_us": now_us} for entry in ledger.journal],
     )
     return outcomes
+
+
+def _needs(command: Command, order_ids: Collection[str], customer_ids: Collection[str]) -> bool:
+    """Whether a command needs one of these rows."""
+    if not order_ids and not customer_ids:
+        return False
+    match command:
+        case PlaceHold(order_id, customer_id) | Confirm(order_id, customer_id):
+            return order_id in order_ids or customer_id in customer_ids
+        case Release(order_id):
+            return order_id in order_ids
+        case Forget(forgotten):
+            return any(order_id in order_ids for order_id in forgotten)
+        case PutAccount(customer_id):
+            return customer_id in customer_ids
+        case ExpireDue():
+            return False  # it can do without some
 
 
 def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
@@ -223,6 +249,14 @@ def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
                 return ledger.expire_due(now_us)
     except DomainError as refusal:
         return refusal
+
+
+def _locked(
+    session: Session, lock: Lock, keys: Collection[str], entity: Callable[[Row], Entity]
+) -> tuple[dict[str, Entity], set[str]]:
+    """The entities, locked; and the keys of those that another process keeps locked, where the session passes those."""
+    rows, passed = session.lock(lock, keys)
+    return {row[0]: entity(row) for row in rows}, passed
 
 
 def _load(

@@ -54,6 +54,7 @@ _POSTGRESQL: dict[str, object] = {
 
 _POSTGRESQL_SESSION = (
     "SET statement_timeout = '5s'",  # as long as the gateway waits for anyone
+    "SET lock_timeout = '50ms'",  # longer than another process's transaction takes; see writer.py
     "SET idle_in_transaction_session_timeout = '5s'",  # a process that has stopped lets go of the rows it has locked
     # What writes is planned once for a connection, and every statement has an index to go by. So no plan may rest on
     # how few rows there were when it was made: on an empty table, reading all of it or joining by a hash looks best.
@@ -72,12 +73,19 @@ server is no longer the primary), and admin_shutdown and its like. A new session
 _HARMLESS = ("22", "23", "40", "42", "53", "54", "55", "57014")
 """How those begin that a statement has to itself: the session is as good as before. After any other it is given up."""
 
+_LOCKED = "55P03"
+"""Its lock_not_available: the lock's time-out is over."""
+
 
 class Conflict(StorageUnavailable):
     """Another process changed the same rows at the same time, or the connection was lost before the commit.
 
     Nothing was changed here. Another attempt sees the other process's changes.
     """
+
+
+class Locked(Conflict):
+    """Another process keeps something locked that the transaction needs. Nothing was changed here."""
 
 
 class SchemaMismatch(RuntimeError):
@@ -118,13 +126,14 @@ class Database:
         self._lock_file: IO[str] | None = None
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self, *, passes: bool = False) -> Iterator[Session]:
         """One transaction; committed at the end, rolled back if anything is raised.
 
-        On SQLite it is alone among all processes; on PostgreSQL it has to lock what it is about to change. Raises
-        StorageUnavailable; where that is no Conflict, the commit may have been carried out, its answer lost.
+        On SQLite it is alone among all processes; on PostgreSQL it has to lock what it is about to change. Its session
+        waits for rows that others have locked, or passes over them. Raises StorageUnavailable; where that is no
+        Conflict, the commit may have been carried out, its answer lost.
         """
-        with self._turn(), self._transaction() as session:
+        with self._turn(), self._transaction(passes=passes) as session:
             yield session
 
     def read(self, query: Callable[[Session], Result]) -> Result:
@@ -142,6 +151,8 @@ class Database:
         with self._turn(), self._translated():
             connection = self.engine.connect().execution_options(souk_writes=True)
             with connection, connection.begin():
+                if not self.embedded:
+                    connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 yield connection
 
     def check_schema(self, revision: str, version: str, connection: Connection | None = None) -> None:
@@ -184,7 +195,7 @@ class Database:
             self._kept.pop().invalidate()
 
     @contextmanager
-    def _transaction(self, *, reads: bool = False) -> Iterator[Session]:
+    def _transaction(self, *, reads: bool = False, passes: bool = False) -> Iterator[Session]:
         """On a connection that was kept, or a new one. Raises StorageUnavailable."""
         with self._translated():
             try:
@@ -198,7 +209,7 @@ class Database:
                 connection.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
             else:
                 self._set_isolation(connection, reads=reads)
-            yield Session(connection, self.engine.dialect, anew=reads)
+            yield Session(connection, self.engine.dialect, anew=reads, passes=passes)
             committing = True
             connection.commit()
         except DomainError:
@@ -267,7 +278,10 @@ class Database:
             self._raise(error)
 
     def _raise(self, error: BaseException) -> NoReturn:
-        if getattr(error, "sqlstate", None) in _CONFLICTS:
+        state = getattr(error, "sqlstate", None)
+        if state == _LOCKED:
+            raise Locked from error
+        if state in _CONFLICTS:
             raise Conflict from error
         driver = self._driver
         ours = (driver.IntegrityError, driver.DataError, driver.ProgrammingError, driver.NotSupportedError)

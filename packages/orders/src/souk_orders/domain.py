@@ -61,6 +61,13 @@ class StorageUnavailable(DomainError):
         super().__init__("the database does not answer; try again in a moment")
 
 
+class Overloaded(DomainError):
+    """It was not begun: too much waits to be done, or another process keeps a row locked that it needs. Ask again."""
+
+    def __init__(self, detail: str = "another process keeps locked what this needs; try again in a moment") -> None:
+        super().__init__(detail)
+
+
 class Status(StrEnum):
     """The status of an order."""
 

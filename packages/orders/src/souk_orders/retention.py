@@ -16,7 +16,7 @@ from sqlalchemy import bindparam, delete, func, literal_column, select, tuple_
 
 from souk_orders import tables
 from souk_orders.database import Database
-from souk_orders.domain import HistoryEntry
+from souk_orders.domain import DomainError, HistoryEntry, StorageUnavailable
 from souk_orders.statements import Among, Session, Statement, updating
 from souk_orders.tables import OF_DECISIONS, OLD_STEPS, ORDER_COLUMNS, history_until_0004, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
@@ -113,17 +113,21 @@ class SqlRetention:
         self._database = database
         self._age_us = max(days, 1) * DAY_US
         self._clock = clock
-        self._writer: Writer[Mark | Delete, Marked | int] = Writer(database, carry_out, clock)
+        self._writer: Writer[Mark | Delete, Marked | int | DomainError] = Writer(database, carry_out, clock)
 
     async def mark(self, after: str, limit: int) -> Marked:
         """See Mark."""
         (marked,) = await self._writer.execute([Mark(after, limit)])
+        if isinstance(marked, DomainError):
+            raise StorageUnavailable from marked
         assert isinstance(marked, Marked)
         return marked
 
     async def delete(self, order_ids: Sequence[str]) -> int:
         """Deletes those that are due, in one transaction; gives how many."""
         (count,) = await self._writer.execute([Delete(order_ids, self._age_us)])
+        if isinstance(count, DomainError):
+            raise StorageUnavailable from count
         assert isinstance(count, int)
         return count
 

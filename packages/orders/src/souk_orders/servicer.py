@@ -20,6 +20,8 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.HoldExpiring: (grpc.StatusCode.ABORTED, wire.ErrorReason.HOLD_EXPIRING),
     domain.WrongStatus: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.WRONG_STATUS),
     domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
+    # No UNAVAILABLE: somebody is there, so the gateway must not stop calling.
+    domain.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, wire.ErrorReason.OVERLOADED),
 }
 """What each domain error is on the wire."""
 

@@ -15,7 +15,15 @@ from sqlalchemy import bindparam, select, tuple_, update
 from souk_orders import tables
 from souk_orders.book import Message, OrderBook, Participant
 from souk_orders.database import Database
-from souk_orders.domain import Decision, DomainError, HistoryEntry, Order, Status, UnknownOrder
+from souk_orders.domain import (
+    Decision,
+    DomainError,
+    HistoryEntry,
+    Order,
+    Overloaded,
+    Status,
+    UnknownOrder,
+)
 from souk_orders.limits import Position
 from souk_orders.service import (
     Answered,
@@ -28,7 +36,7 @@ from souk_orders.service import (
     PutOff,
     Refuse,
 )
-from souk_orders.statements import Among, Session, Statement, deleting, inserting, updating
+from souk_orders.statements import Among, Lock, Session, Statement, deleting, inserting, updating
 from souk_orders.tables import OLD_STEPS, ORDER_COLUMNS, history_until_0004, is_order, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
@@ -37,9 +45,8 @@ REVISION = "0006"
 
 _all_orders = select(*ORDER_COLUMNS)
 _orders_among = _all_orders.where(Among(orders.c.order_id))
-# In the order of their keys, so that two processes never wait for each other. An order's row stands for its messages,
-# too: whoever is about to change one has locked the other.
-_LOCK_ORDERS = Statement(_orders_among.order_by(orders.c.order_id).with_for_update())
+# An order's row stands for its messages, too: whoever is about to change one has locked the other.
+_LOCK_ORDERS = Lock(_all_orders, orders.c.order_id)
 _SELECT_ORDERS = Statement(_orders_among)
 _SELECT_OUTBOX = Statement(select(outbox).where(Among(outbox.c.order_id)))
 _SELECT_ORDER = Statement(select(*ORDER_COLUMNS, orders.c.steps).where(orders.c.order_id == bindparam("key")))
@@ -159,17 +166,13 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     A row that is not there cannot be locked: who inserts it runs into whoever else does, and sees theirs at the next
     try. Messages to lease are chosen last, and past what others have locked, so that nobody waits for a lease.
     """
-    order_ids: set[str] = set()
     wanted: Counter[Participant] = Counter()
     for command in commands:
-        match command:
-            case Lease(participant, limit):
-                wanted[participant] += limit
-            case Answered(message) | PutOff(message):
-                order_ids.add(message.order_id)
-            case _:
-                order_ids.add(command.order_id)
-    old_decisions = _load_decisions(session, _LOCK_ORDERS, order_ids)
+        if isinstance(command, Lease):
+            wanted[command.participant] += command.limit
+    order_ids = {order_id for command in commands if (order_id := _order_id(command))}
+    rows, locked = session.lock(_LOCK_ORDERS, order_ids)
+    old_decisions = {row[0]: tables.decision(row) for row in rows}
     for participant, limit in wanted.items():
         # The other commands may each take one away.
         old_decisions.update(_load_due(session, participant, now_us, limit + len(commands)))
@@ -177,11 +180,22 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     old_outbox = {(message.order_id, message.participant): message for message in messages}
 
     book = OrderBook(old_decisions, old_outbox.values(), now_us)
-    outcomes = [_decide(book, command) for command in commands]
+    outcomes = [Overloaded() if _order_id(command) in locked else _decide(book, command) for command in commands]
 
     _save_decisions(session, old_decisions, book)
     _save_outbox(session, old_outbox, book.outbox)
     return outcomes
+
+
+def _order_id(command: Command) -> str:
+    """Of the order that a command is about; empty for a lease, which is about whatever is due."""
+    match command:
+        case Lease():
+            return ""
+        case Answered(message) | PutOff(message):
+            return message.order_id
+        case _:
+            return command.order_id
 
 
 def _decide(book: OrderBook, command: Command) -> Outcome:

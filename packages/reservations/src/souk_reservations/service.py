@@ -15,6 +15,7 @@ from souk_reservations.domain import (
     InvalidArgument,
     Item,
     Line,
+    Overloaded,
     Reservation,
 )
 
@@ -128,7 +129,7 @@ class Reservations:
     async def confirm(self, order_id: str, lines: Sequence[Line]) -> DomainError | None:
         """Gives None for yes, or why not."""
         (outcome,) = await self.confirm_all([(order_id, lines)])
-        if isinstance(outcome, InvalidArgument):
+        if isinstance(outcome, InvalidArgument | Overloaded):
             raise outcome
         return outcome
 

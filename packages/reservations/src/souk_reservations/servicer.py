@@ -21,6 +21,8 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.OnHandBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_BELOW_HELD),
     domain.UnknownReservation: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_RESERVATION),
     domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
+    # No UNAVAILABLE: somebody is there, so the gateway must not stop calling.
+    domain.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, wire.ErrorReason.OVERLOADED),
 }
 """What each domain error is on the wire."""
 
@@ -52,7 +54,9 @@ class ReservationsServicer(wire.ReservationsServicer):
         with _refusals():
             outcomes = await self._reservations.confirm_all([(each.order_id, _lines(each.lines)) for each in requests])
         return [
-            _refused(outcome) if isinstance(outcome, domain.InvalidArgument) else _confirmed(outcome)
+            _refused(outcome)
+            if isinstance(outcome, domain.InvalidArgument | domain.Overloaded)
+            else _confirmed(outcome)
             for outcome in outcomes
         ]
 

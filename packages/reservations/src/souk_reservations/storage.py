@@ -27,6 +27,7 @@ from souk_reservations.domain import (
     DomainError,
     Item,
     Line,
+    Overloaded,
     QuotedLine,
     Reservation,
     State,
@@ -45,7 +46,7 @@ from souk_reservations.service import (
     Reserve,
     RestockItem,
 )
-from souk_reservations.statements import Among, Change, Row, Session, Statement, deleting, inserting, updating
+from souk_reservations.statements import Among, Change, Lock, Row, Session, Statement, deleting, inserting, updating
 from souk_reservations.writer import Clock, Writer, system_clock
 
 REVISION = "0004"
@@ -100,9 +101,8 @@ _all_reservations = select(
 )
 _items_among = _all_items.where(Among(items.c.sku))
 _reservations_among = _all_reservations.where(Among(reservations.c.order_id))
-# In the order of their keys, so that two processes never wait for each other.
-_LOCK_ITEMS = Statement(_items_among.order_by(items.c.sku).with_for_update())
-_LOCK_RESERVATIONS = Statement(_reservations_among.order_by(reservations.c.order_id).with_for_update())
+_LOCK_ITEMS = Lock(_all_items, items.c.sku)
+_LOCK_RESERVATIONS = Lock(_all_reservations, reservations.c.order_id)
 _SELECT_ITEMS = Statement(_items_among)
 _SELECT_RESERVATIONS = Statement(_reservations_among)
 _SELECT_DUE = Statement(
@@ -184,18 +184,27 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
             order_ids.update(command.order_ids)
         if isinstance(command, ExpireDue):
             order_ids.update(order_id for (order_id,) in session.rows(_SELECT_DUE, now_us=now_us, limit=command.limit))
-    old_reservations = _load(session, _LOCK_RESERVATIONS, order_ids, _reservation)
+    old_reservations, locked_ids = _locked(session, _LOCK_RESERVATIONS, order_ids, _reservation)
     skus = {c.sku for c in commands if isinstance(c, PutItem | RestockItem)}
     skus.update(line.sku for c in commands if isinstance(c, Reserve | Confirm) for line in c.lines)
     # What is CLOSED or EXPIRED affects no item, and hundreds of such may be forgotten at once, beside live orders.
     live = [each for each in old_reservations.values() if each.state in (State.HELD, State.CONFIRMED)]
     skus.update(line.sku for reservation in live for line in reservation.lines)
-    old_items = _load(session, _LOCK_ITEMS, skus, _item)
+    old_items, locked_skus = _locked(session, _LOCK_ITEMS, skus, _item)
+    if locked_skus:  # then nothing can be said of what is held or sold of these items, either
+        for reservation in live:
+            if any(line.sku in locked_skus for line in reservation.lines):
+                locked_ids.add(reservation.order_id)
+                del old_reservations[reservation.order_id]
 
     stock = Stock(old_items, old_reservations)
-    outcomes = [_decide(stock, command, now_us) for command in commands]
+    outcomes = [
+        Overloaded() if _needs(command, locked_ids, locked_skus) else _decide(stock, command, now_us)
+        for command in commands
+    ]
 
-    if session.rows_among(_SELECT_RESERVATIONS, order_ids - stock.reservations.keys() - old_reservations.keys()):
+    unknown = order_ids - stock.reservations.keys() - old_reservations.keys() - locked_ids
+    if session.rows_among(_SELECT_RESERVATIONS, unknown):
         raise Conflict
     forgotten = sorted(old_reservations.keys() - stock.reservations.keys())
     session.change(_DELETE_RESERVATIONS, [{"order_id": order_id} for order_id in forgotten])
@@ -205,6 +214,23 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
         _INSERT_JOURNAL, [{"sku": entry.sku, "pieces": entry.pieces, "at_us": now_us} for entry in stock.journal]
     )
     return outcomes
+
+
+def _needs(command: Command, order_ids: Collection[str], skus: Collection[str]) -> bool:
+    """Whether a command needs one of these rows."""
+    if not order_ids and not skus:
+        return False
+    match command:
+        case Reserve(order_id, lines) | Confirm(order_id, lines):
+            return order_id in order_ids or any(line.sku in skus for line in lines)
+        case Release(order_id):
+            return order_id in order_ids
+        case Forget(forgotten):
+            return any(order_id in order_ids for order_id in forgotten)
+        case PutItem(sku) | RestockItem(sku):
+            return sku in skus
+        case ExpireDue():
+            return False  # it can do without some
 
 
 def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
@@ -227,6 +253,14 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
                 return stock.expire_due(now_us)
     except DomainError as refusal:
         return refusal
+
+
+def _locked(
+    session: Session, lock: Lock, keys: Collection[str], entity: Callable[[Row], Entity]
+) -> tuple[dict[str, Entity], set[str]]:
+    """The entities, locked; and the keys of those that another process keeps locked, where the session passes those."""
+    rows, passed = session.lock(lock, keys)
+    return {row[0]: entity(row) for row in rows}, passed
 
 
 def _load(
