@@ -1,4 +1,4 @@
-"""Reads a REST request: its body, its query and its headers, exactly as the contract describes them.
+"""Reads a REST request: its path, its query and its body, exactly as the contract describes them.
 
 Every function here raises `Rejected` with a sentence that says what to correct.
 """
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope
 
 from souk_gateway.errors import Rejected, invalid, quoted
+from souk_gateway.headers import values
 from souk_gateway.models import (
     ID,
     ID_PATTERN,
@@ -22,7 +23,6 @@ from souk_gateway.models import (
     TEXT_WANTED,
     TIERS,
 )
-from souk_gateway.targets import VERSION
 
 T = TypeVar("T")
 
@@ -30,18 +30,8 @@ MAX_BODY_BYTES = 64 * 1024
 BODY = "souk.body"
 """Where a request's scope holds its whole body."""
 MAX_PAGE_SIZE = 500
-MAX_WAIT_S = 5
-"""Less than the time that a gateway gives running requests when it shuts down."""
-_MAX_KEY = 255
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_QUOTED = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
-# In quotes as the draft has it, or bare as many clients send it.
-_QUOTED_KEY = re.compile(_QUOTED)
-_BARE_KEY = re.compile(r"[!#-~](?:[ -~]{0,253}[!-~])?")
-_PREFERENCE = re.compile(rf"(?:[^,\"]|{_QUOTED})+")
-_WAIT = re.compile(r"\s*wait\s*=\s*(\"?)([0-9]{1,9})\1\s*(?:;.*)?", re.IGNORECASE)
-_VERSION_WANTED = re.compile(rf"[ \t]*([a-z]+)=({VERSION})[ \t]*")
 _PAGE_TOKEN = re.compile(r"[!-~]{1,1024}")
 _DIGITS = re.compile(r"[0-9]{1,9}")
 _PLACE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)
@@ -73,14 +63,9 @@ def path_of(scope: Scope) -> str:
     return raw_path.decode("ascii", "backslashreplace")
 
 
-def _all(request: Request, name: bytes) -> list[str]:
-    """Every value of a header; what `Headers.getlist` gives, in a third of the time."""
-    return [value.decode("latin-1") for key, value in request.scope["headers"] if key == name]
-
-
 def body(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
     """The body, which `received` has read, as the decoder's type."""
-    content_type = next(iter(_all(request, b"content-type")), "")
+    content_type = next(iter(values(request, b"content-type")), "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         found = quoted(content_type) if content_type else "missing"
         raise Rejected(
@@ -123,58 +108,6 @@ def _explained(message: str) -> Rejected:
     if len(message) > _MAX_MESSAGE:  # it quotes a name or a value of the client's
         message = f"{message[:_MAX_MESSAGE]}…"
     return invalid(place, message[0].lower() + message[1:])
-
-
-def idempotency_key(request: Request) -> str | None:
-    """The Idempotency-Key header, or None without one.
-
-    Source: draft-ietf-httpapi-idempotency-key-header, by which it is a string in quotes (RFC 9651). The quotes are not
-    part of the key: `"abc"` and `abc` are the same one.
-    """
-    keys = _all(request, b"idempotency-key")
-    if not keys:
-        return None
-    if len(keys) > 1:
-        raise invalid("Idempotency-Key", f"the header came {len(keys)} times; send it once")
-    key = keys[0]
-    if _QUOTED_KEY.fullmatch(key):
-        key = re.sub(r"\\(.)", r"\1", key[1:-1])
-        if 1 <= len(key) <= _MAX_KEY:
-            return key
-    elif _BARE_KEY.fullmatch(key):
-        return key
-    raise invalid(
-        "Idempotency-Key",
-        f"{quoted(keys[0])} is not valid; expected 1 to {_MAX_KEY} printable ASCII characters, with or without quotes",
-    )
-
-
-def preferred_wait_s(request: Request) -> int | None:
-    """How many seconds the client would wait for the order to be settled, from `Prefer: wait=N`; None without one.
-
-    Source: RFC 7240. The first `wait` counts. One that cannot be read is ignored; one above the limit is cut to it.
-    """
-    for preference in _PREFERENCE.findall(",".join(_all(request, b"prefer"))):
-        if preference.partition("=")[0].partition(";")[0].strip().lower() == "wait":
-            match = _WAIT.fullmatch(preference)
-            return min(int(match[2]), MAX_WAIT_S) if match else None
-    return None
-
-
-def preferred_versions(request: Request) -> dict[str, str]:
-    """The versions that the request asks for, by service, as in `Souk-Prefer: orders=1.1.0, loyalty=1.0.0`."""
-    found: dict[str, str] = {}
-    for part in ",".join(_all(request, b"souk-prefer")).split(","):
-        if not part.strip():  # a list may have empty members: RFC 9110, 5.6.1
-            continue
-        match = _VERSION_WANTED.fullmatch(part)
-        if match is None:
-            detail = f"{quoted(part.strip())} is not valid; expected a service and its version, such as orders=1.1.0"
-            raise invalid("Souk-Prefer", detail)
-        if match[1] in found:
-            raise invalid("Souk-Prefer", f"{quoted(match[1])} appears twice; name each service once")
-        found[match[1]] = match[2]
-    return found
 
 
 def order_id(request: Request) -> str:

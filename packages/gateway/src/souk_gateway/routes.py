@@ -19,6 +19,7 @@ from souk_gateway.backends import Backends
 from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
 from souk_gateway.errors import Rejected, Unavailable, invalid, quoted
 from souk_gateway.exchange import Exchange
+from souk_gateway.headers import MAX_WAIT_S, idempotency_key, preferred_versions, preferred_wait_s
 from souk_gateway.models import (
     ID,
     ID_WANTED,
@@ -125,7 +126,7 @@ class Resources:
 
     def _pin(self, request: Request) -> None:
         """Notes which versions the request asks for."""
-        wanted = reading.preferred_versions(request)
+        wanted = preferred_versions(request)
         for service, version in wanted.items():
             if service not in self._services:
                 detail = f"there is no service {quoted(service)}; the services are {', '.join(self._services)}"
@@ -139,7 +140,7 @@ class Resources:
         exchange_of(request).pins = wanted
 
     async def place_order(self, request: Request) -> Response:
-        key, wait_s = reading.idempotency_key(request), reading.preferred_wait_s(request)
+        key, wait_s = idempotency_key(request), preferred_wait_s(request)
         wanted = reading.body(request, _order_decoder)
         exchange = exchange_of(request)
         decision = await self._saga.place(wanted, key, exchange)
@@ -164,7 +165,7 @@ class Resources:
 
         The client has asked for it, so it may take longer than the deadline.
         """
-        left_s = min(wait_s - exchange.elapsed_s(), reading.MAX_WAIT_S)
+        left_s = min(wait_s - exchange.elapsed_s(), MAX_WAIT_S)
         if order.status is not OrderStatus.ACCEPTED or left_s <= 0:
             return order
         exchange.extend_to(left_s + _WAIT_EXTRA_S)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from souk_reservations.environment import is_address, require
 
+_CURRENCY = re.compile(r"[A-Z]{3}")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,8 +25,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         require(is_address(self.address), "address", self.address, "host:port, such as 127.0.0.1:50051")
-        currency = re.fullmatch(r"[A-Z]{3}", self.currency)
-        require(currency is not None, "currency", self.currency, "an ISO 4217 currency code, such as EUR")
+        require(
+            _CURRENCY.fullmatch(self.currency) is not None,
+            "currency",
+            self.currency,
+            "an ISO 4217 currency code, such as EUR",
+        )
         require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "seconds, above 0 and at most 86400")
         period = self.janitor_period_s
         require(0 < period <= 3600, "janitor_period_s", period, "seconds, above 0 and at most 3600")

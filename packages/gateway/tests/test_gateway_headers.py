@@ -1,9 +1,12 @@
 """What is read from headers."""
 
+import asyncio
+
+import httpx
 import pytest
 from starlette.requests import Request
 
-from souk_gateway import reading
+from souk_gateway.headers import idempotency_key, preferred_wait_s
 
 
 def request(name: str, *values: str) -> Request:
@@ -23,21 +26,28 @@ def request(name: str, *values: str) -> Request:
         (["return=minimal", "wait=1"], 1),
         (['quoted="x, wait=4", wait=1'], 1),
         (["wait=1, wait=2"], 1),
+        (['quoted="a \\" b, wait=4", wait=1'], 1),
+        (['a="b" c, wait=1'], 1),
+        ([",,, wait=1"], 1),
     ],
 )
 def test_a_wait_is_understood_as_preferences_are_written(values: list[str], seconds: int) -> None:
-    assert reading.preferred_wait_s(request("prefer", *values)) == seconds
+    assert preferred_wait_s(request("prefer", *values)) == seconds
 
 
 @pytest.mark.parametrize(
-    "value", ["", "wait", "wait=", "wait=soon", "wait=-1", "wait=1.5", 'wait="1', "wait=x, wait=2", "await=2", '=,;,"']
+    "value",
+    [
+        *("", "wait", "wait=", "wait=soon", "wait=-1", "wait=1.5", 'wait="1', "wait=x, wait=2", "await=2", '=,;,"'),
+        *('a="b, wait=2', 'a="b\\', f"a={'b' * 1000}, wait=2"),
+    ],
 )
 def test_a_wait_that_makes_no_sense_is_ignored(value: str) -> None:
-    assert reading.preferred_wait_s(request("prefer", value)) is None
+    assert preferred_wait_s(request("prefer", value)) is None
 
 
 def test_without_preferences_nobody_waits() -> None:
-    assert reading.preferred_wait_s(request("accept", "wait=2")) is None
+    assert preferred_wait_s(request("accept", "wait=2")) is None
 
 
 @pytest.mark.parametrize(
@@ -54,4 +64,14 @@ def test_without_preferences_nobody_waits() -> None:
     ],
 )
 def test_a_key_may_be_quoted_or_bare(value: str, key: str) -> None:
-    assert reading.idempotency_key(request("idempotency-key", value)) == key
+    assert idempotency_key(request("idempotency-key", value)) == key
+
+
+@pytest.mark.parametrize("value", ['\\"', '"\\"', '"', "\\", ",", '",', "wait=", ";"])
+async def test_a_long_preference_holds_up_nobody(client: httpx.AsyncClient, value: str) -> None:
+    headers = {"Prefer": '"' + value * (15_000 // len(value))}
+    async with asyncio.timeout(30):
+        answers = await asyncio.gather(
+            *(client.post("/v1/orders", json={}, headers=headers) for _ in range(30)), client.get("/health/live")
+        )
+    assert [answer.status_code for answer in answers] == [400] * 30 + [200]
