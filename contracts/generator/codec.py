@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pool, message_factory
 
-from {python_package}.messages import (
+{limits}from {python_package}.messages import (
 {names}
 )
 
@@ -67,7 +67,9 @@ def codec_module(file: File) -> str:
         if field is not None and field.is_enum
     }
     imported = [name for name in names if name in snakes or name in used_enums]
+    lists = any(field.repeated for message in file.messages for field in message.fields)
     head = _HEAD.format(
+        limits="from souk_contracts.limits import few\n" if lists else "",
         package=file.package,
         source=file.name,
         python_package=file.python_package,
@@ -116,12 +118,12 @@ def _from_wire(field: Field, snakes: dict[str, str]) -> str:
     if field.map_value is not None:
         if field.map_value.is_message or field.map_value.is_enum:
             each = _converted(field.map_value, "each", snakes)
-            return f"{{key: {each} for key, each in {value}.items()}}"
-        return f"dict({value})"
+            return f"{{key: {each} for key, each in few({value}).items()}}"
+        return f"dict(few({value}))"
     if field.repeated:
         if field.is_message or field.is_enum:
-            return f"[{_converted(field, 'each', snakes)} for each in {value}]"
-        return f"list({value})"
+            return f"[{_converted(field, 'each', snakes)} for each in few({value})]"
+        return f"list(few({value}))"
     converted = _converted(field, value, snakes)
     return f'{converted} if wire.HasField("{field.name}") else None' if field.optional else converted
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -46,10 +47,14 @@ class Readiness:
 
 @asynccontextmanager
 async def serving(
-    servicer: OrdersServicer, readiness: Readiness | None = None, *, address: str = "127.0.0.1:0", **settings: float
+    servicer: OrdersServicer,
+    readiness: Readiness | None = None,
+    *,
+    address: str = "127.0.0.1:0",
+    max_connection_age_s: float = 20.0,
 ) -> AsyncIterator[tuple[GrpcServer, int]]:
     server = GrpcServer(
-        ServerSettings("orders", "1.2.3", address, **settings),
+        ServerSettings("orders", "1.2.3", address, max_connection_age_s=max_connection_age_s),
         [servicer],
         readiness or Readiness(),
     )
@@ -211,6 +216,34 @@ async def test_reflection_names_the_services() -> None:
             "souk.batch.v1.BatchService",
             "souk.orders.v1.OrdersService",
         }
+
+
+def test_reflection_describes_every_service_that_it_names() -> None:
+    """In a process of its own: whatever another test has imported is described, too."""
+    program = f"""
+import asyncio, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from contract_peers import Orders, ready
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from souk_contracts.channel import connect
+from souk_contracts.server import GrpcServer, ServerSettings
+
+async def main():
+    server = GrpcServer(ServerSettings("orders", "1.2.3", "127.0.0.1:0", drain_s=0.1), [Orders()], ready)
+    async with connect(f"127.0.0.1:{{await server.start()}}", user_agent="test/1") as channel:
+        ask = ServerReflectionStub(channel).ServerReflectionInfo
+        (said,) = [each async for each in ask(iter([ServerReflectionRequest(list_services="")]))]
+        names = [service.name for service in said.list_services_response.service]
+        asked = [ServerReflectionRequest(file_containing_symbol=name) for name in names]
+        answers = [each async for each in ask(iter(asked))]
+        print(*(name for name, each in zip(names, answers) if not each.HasField("file_descriptor_response")))
+    await server.drain()
+
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert ended.stdout.split() == []
 
 
 @pytest.mark.parametrize("module", ["batch.v1", "batch_codec", "batch_servicer", "batching", "carrier", "orders.v1"])

@@ -117,7 +117,7 @@ class Kept:
         answer = await self._deliver()
         if self._place is None:
             return answer
-        result = decode_results(answer)[self._place]
+        result = decode_results(answer).results[self._place]
         if result.response is None:
             raise error_of(result.status, grpc.aio.Metadata())
         return result.response
@@ -238,7 +238,8 @@ class GrpcProxy(grpc.GenericRpcHandler):
                     self._keep_for_next(plans)
                     raise
                 await _run(plans, Point.COMMITTED)
-                await context.write(answer)
+                for part in answer:
+                    await context.write(part)
                 await _run(plans, Point.ANSWERED)
             await upstream.done_writing()
             await upstream.read()  # its end
@@ -270,7 +271,7 @@ class GrpcProxy(grpc.GenericRpcHandler):
         if path == _BATCH:
             stream = self._open(wait_for_ready=True)
             try:
-                return await _answer(stream, request)
+                return b"".join(await _answer(stream, request))  # which is how protobuf joins lists
             finally:
                 stream.cancel()
         answer: bytes = await self._call(path, request, wait_for_ready=True)
@@ -292,17 +293,19 @@ class GrpcProxy(grpc.GenericRpcHandler):
         return None
 
 
-async def _answer(stream: Any, request: bytes) -> bytes:
-    """That to one list of calls."""
+async def _answer(stream: Any, request: bytes) -> list[bytes]:
+    """That to one list of calls, in one message or several."""
     try:
         await stream.write(request)
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         raise Lose from None
-    answer = await stream.read()
-    if answer is grpc.aio.EOF:
-        raise Lose
-    assert isinstance(answer, bytes)
-    return answer
+    parts: list[bytes] = []
+    while not parts or decode_results(parts[-1]).more:
+        part = await stream.read()
+        if part is grpc.aio.EOF:
+            raise Lose
+        parts.append(part)
+    return parts
 
 
 async def _run(plans: list[Plan], point: Point) -> None:

@@ -3,11 +3,13 @@
 On protobuf's own messages: a dataclass for each call and each result would cost as much again as the rest of their way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
+
+from souk_contracts.limits import MAX_CALLS, PART_BYTES, TooMany
 
 SERVICE_NAME = "souk.batch.v1.BatchService"
 
@@ -27,6 +29,14 @@ class Result(NamedTuple):
     status: bytes = b""
 
 
+class Results(NamedTuple):
+    """What became of the calls of a batch, or of the first of them."""
+
+    results: list[Result]
+    more: bool
+    """Whether the next message has more of them."""
+
+
 @cache
 def _message(name: str) -> Any:
     # Imported when it is needed: the stub of that package, as every stub, imports what imports this module.
@@ -44,21 +54,32 @@ def encode_calls(calls: Sequence[Call]) -> bytes:
 
 
 def decode_calls(encoded: bytes) -> list[Call]:
-    """Those of a souk.batch.v1.CallRequest. Raises DecodeError."""
-    return [Call(item.method, item.request) for item in _message("CallRequest").FromString(encoded).items]
+    """Those of a souk.batch.v1.CallRequest. Raises DecodeError, also where there are more than MAX_CALLS."""
+    items = _message("CallRequest").FromString(encoded).items
+    if len(items) > MAX_CALLS:
+        raise TooMany(f"it has {len(items)} calls; send at most {MAX_CALLS}")
+    return [Call(item.method, item.request) for item in items]
 
 
-def encode_results(results: Sequence[Result]) -> bytes:
-    """A souk.batch.v1.CallResponse."""
-    encoded: bytes = _message("CallResponse")(
-        results=[{"status": status} if response is None else {"response": response} for response, status in results]
-    ).SerializeToString()
-    return encoded
+def encode_results(results: Sequence[Result]) -> Iterator[bytes]:
+    """One souk.batch.v1.CallResponse after another, none much longer than PART_BYTES unless one result alone is."""
+    part: list[dict[str, bytes]] = []
+    size = 0
+    for response, status in results:
+        length = len(status) if response is None else len(response)
+        if part and size + length > PART_BYTES:
+            yield _message("CallResponse")(results=part, more=True).SerializeToString()
+            part, size = [], 0
+        part.append({"status": status} if response is None else {"response": response})
+        size += length
+    yield _message("CallResponse")(results=part).SerializeToString()
 
 
-def decode_results(encoded: bytes) -> list[Result]:
+def decode_results(encoded: bytes) -> Results:
     """Those of a souk.batch.v1.CallResponse, also one that says neither yes nor no. Raises DecodeError."""
-    return [
+    message = _message("CallResponse").FromString(encoded)
+    results = [
         Result(result.response) if result.HasField("response") else Result(None, result.status)
-        for result in _message("CallResponse").FromString(encoded).results
+        for result in message.results
     ]
+    return Results(results, message.more)

@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError
 
 from souk_contracts.batch_codec import SERVICE_NAME, Call, Result, decode_calls, encode_results
 from souk_contracts.errors import Refused, plain_status
-from souk_contracts.handlers import Batched, each_alone, failure
+from souk_contracts.handlers import Batched, bounded, each_alone, failure, unreadable
+from souk_contracts.limits import MAX_BATCHES
 
 
 class Batches:
@@ -24,6 +25,7 @@ class Batches:
     def __init__(self, methods: Mapping[str, Batched], served_by: Sequence[tuple[str, str]]) -> None:
         self._methods = methods
         self._served_by = served_by
+        self._streams = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What `grpc.aio.Server.add_generic_rpc_handlers` takes."""
@@ -33,18 +35,25 @@ class Batches:
 
     async def _serve(self, _: object, context: grpc.aio.ServicerContext[Any, bytes]) -> None:
         context.set_trailing_metadata(self._served_by)
-        await context.send_initial_metadata(self._served_by)
+        if self._streams >= MAX_BATCHES:
+            say = f"{MAX_BATCHES} streams of batches are open; close those that you do not use"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, say)
+        self._streams += 1
         try:
+            await context.send_initial_metadata(self._served_by)
             while (encoded := await context.read()) is not grpc.aio.EOF:
                 try:
                     calls = decode_calls(encoded)
-                except DecodeError:
-                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the list of calls cannot be decoded")
-                await context.write(encode_results(await self.call(calls)))
+                except DecodeError as error:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, unreadable("the list of calls", error))
+                for part in encode_results(await self.call(calls)):
+                    await context.write(part)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001 (`failure` logs it)
             await context.abort(*failure("a list of calls", error))
+        finally:
+            self._streams -= 1
 
     async def call(self, calls: Sequence[Call]) -> Sequence[Result]:
         """Carries out all calls, those of a method together."""
@@ -79,8 +88,8 @@ def _decoded(method: str, batched: Batched, encoded: bytes) -> Any:
     """The request; or its Result, where it cannot be read."""
     try:
         return batched.decode(encoded)
-    except DecodeError:
-        return Result(None, plain_status(grpc.StatusCode.INVALID_ARGUMENT, f"a request of {method} cannot be decoded"))
+    except DecodeError as error:
+        return Result(None, plain_status(grpc.StatusCode.INVALID_ARGUMENT, unreadable(f"a request of {method}", error)))
 
 
 async def _answers(batched: Batched, requests: Sequence[Any]) -> Sequence[Any]:
@@ -103,7 +112,7 @@ def _result(method: str, batched: Batched, answer: Any) -> Result:
     if isinstance(answer, Exception):
         return _failed(method, answer)
     try:
-        return Result(batched.encode(answer))
+        return Result(bounded(batched.encode(answer)))
     except Exception as error:  # noqa: BLE001 (`failure` logs it)
         return _failed(method, error)
 

@@ -15,6 +15,7 @@ from souk_contracts.batch_codec import Call, Result
 from souk_contracts.channel import Caller, peer_of
 from souk_contracts.errors import error_of, plain_status
 from souk_contracts.lanes import Lanes, NoBatches
+from souk_contracts.limits import MAX_BYTES, MAX_CALLS
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -22,10 +23,6 @@ Response_co = TypeVar("Response_co", covariant=True)
 
 Carried = tuple[bytes | grpc.aio.AioRpcError, str]
 """A call's encoded response, or the error that it would raise alone; and who answered, as `orders/1.0.0`."""
-
-MAX_CALLS = 128
-MAX_BYTES = 256 * 1024
-"""Of all requests in a batch. Their responses may be 13 times as long, and must stay below gRPC's 4 MiB."""
 
 _UNREADABLE = plain_status(grpc.StatusCode.INTERNAL, "the answer cannot be decoded, or has no result for this call")
 
@@ -97,13 +94,13 @@ class Carrier:
 
 
 def fitting(requests: Iterable[bytes]) -> int:
-    """How many calls, from the first, go into one batch."""
+    """How many calls, from the first, go into one batch: one at least, however long it is."""
     count = size = 0
     for request in requests:
-        if count == MAX_CALLS or size >= MAX_BYTES:
+        size += len(request)
+        if count == MAX_CALLS or (count and size > MAX_BYTES):
             break
         count += 1
-        size += len(request)
     return count
 
 

@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
+
+from souk_contracts.limits import MAX_RESPONSE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +25,34 @@ def unary(
 ) -> grpc.RpcMethodHandler[Request, bytes]:
     """A handler for a method that needs the request only: what else a call carries is the server's business.
 
-    It encodes the answer itself, so that one which cannot be encoded fails as any other mistake does.
+    It decodes the request itself, so that one which cannot be read is refused as such, and encodes the answer itself,
+    so that one which cannot be encoded fails as any other mistake does.
     """
 
-    async def call(request: Request, _context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        return encode(await method(request))
+    async def call(encoded: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        try:
+            request = decode(encoded)
+        except DecodeError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, unreadable("the request", error))
+        return bounded(encode(await method(request)))
 
-    return grpc.unary_unary_rpc_method_handler(call, decode, None)
+    return grpc.unary_unary_rpc_method_handler(call)
+
+
+class AnswerTooLong(Exception):
+    """An answer that no client takes."""
+
+
+def bounded(response: bytes) -> bytes:
+    """An encoded response as it is. Raises AnswerTooLong, so that its call fails here and the log says why."""
+    if len(response) > MAX_RESPONSE_BYTES:
+        raise AnswerTooLong(f"it has {len(response)} bytes; clients take {MAX_RESPONSE_BYTES}")
+    return response
+
+
+def unreadable(what: str, error: DecodeError) -> str:
+    """What to say of a message that cannot be read."""
+    return f"{what} cannot be decoded: {error}"
 
 
 class Batched(NamedTuple):

@@ -44,15 +44,22 @@ class Lane:
         """Whether its time is."""
 
     async def carry(self, calls: Sequence[Call]) -> Sequence[Result]:
-        """What became of the calls; none where the answer cannot be read. Raises AioRpcError, and is lost then."""
+        """What became of the calls, as far as the answer can be read. Raises AioRpcError, and is lost then."""
         try:
             await self._stream.write(calls)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             raise _lost() from None  # not always for the cause that grpc names here
-        answer = await self._stream.read()
-        if answer is grpc.aio.EOF:
-            raise _lost()
-        return answer or ()
+        results: list[Result] = []
+        while True:
+            answer = await self._stream.read()
+            if answer is grpc.aio.EOF:
+                raise _lost()
+            if answer is None:  # it cannot be read, nor is it known whether more of it follows
+                self.cancel()
+                return results
+            results += answer.results
+            if not answer.more:
+                return results
 
     def is_open(self) -> bool:
         return not self._stream.done()

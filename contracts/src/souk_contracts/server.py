@@ -14,10 +14,12 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
+import souk_contracts.batch.v1.codec  # noqa: F401 (so that reflection can describe it)
 from souk_contracts import batch_codec
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.errors import Refused
 from souk_contracts.handlers import Batched, failure
+from souk_contracts.limits import MAX_REQUEST_BYTES, MAX_STREAMS
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class ServerSettings:
     """How long calls may go on after SIGTERM."""
     max_connection_age_s: float = 20.0
     """When clients are asked to connect anew. Without a maximum, replicas that are added later get no calls."""
+    max_rpcs: int = 4000
+    """Calls at a time, those that wait for something and open streams included; others get RESOURCE_EXHAUSTED."""
 
 
 class GrpcServer:
@@ -75,7 +79,10 @@ class GrpcServer:
                 ("grpc.max_connection_age_grace_ms", int(settings.drain_s * 1000)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
             ],
+            maximum_concurrent_rpcs=settings.max_rpcs,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         methods = {path: method for each in servicers for path, method in each.batched().items()}

@@ -41,7 +41,7 @@ async def serve(settings: Settings, database: Database) -> None:
             settled=lobby.call,
         )
         server = GrpcServer(
-            ServerSettings(SERVICE, __version__, settings.address),
+            ServerSettings(SERVICE, __version__, settings.address, max_rpcs=settings.max_rpcs),
             [OrdersServicer(Orders(storage, relay, lobby, hold_margin_s=settings.hold_margin_s))],
             storage.answers,
         )

@@ -22,6 +22,8 @@ class Settings:
     """How often the relay reads the outbox when nothing wakes it."""
     relay_timeout_s: float = 2.0
     """The deadline of a call to reservations or loyalty."""
+    max_rpcs: int = 4000
+    """Calls at a time, those that wait for something included; others get RESOURCE_EXHAUSTED."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -37,5 +39,6 @@ class Settings:
         require(0 < period <= 3600, "relay_period_s", period, "seconds, above 0 and at most 3600")
         timeout = self.relay_timeout_s
         require(0 < timeout <= 60, "relay_timeout_s", timeout, "seconds, above 0 and at most 60")
+        require(64 <= self.max_rpcs <= 1_000_000, "max_rpcs", self.max_rpcs, "64 to 1000000 calls")
         levels = ("debug", "info", "warning", "error")
         require(self.log_level.lower() in levels, "log_level", self.log_level, "debug, info, warning or error")

@@ -21,7 +21,7 @@ async def serve(settings: Settings, database: Database) -> None:
     storage = SqlStorage(database)
     reservations = Reservations(storage, hold_ttl_s=settings.hold_ttl_s)
     server = GrpcServer(
-        ServerSettings(SERVICE, __version__, settings.address),
+        ServerSettings(SERVICE, __version__, settings.address, max_rpcs=settings.max_rpcs),
         [ReservationsServicer(reservations, settings.currency)],
         storage.answers,
     )
