@@ -1,7 +1,7 @@
 """In-memory services behind real gRPC servers, and a real gateway in front of them.
 
 They keep the contracts as far as a gateway can tell, and no further: nothing expires, and orders are confirmed when a
-test says so. With `is_1_0` they ignore what version 1.0 did not know.
+test says so. With `is_1_0` they ignore what version 1.0 did not know, with `is_1_1` what 1.1 did not.
 
 `python packages/gateway/tests/gateway_services.py 8080` serves them for trying things out by hand.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -163,7 +163,9 @@ class Reservations(reservations.ReservationsServicer):
             for sku, name, price in (("tea", "Green tea", 450), ("demo", "Demo item", 100))
         }
         self.held: set[str] = set()
-        self.is_1_0 = False
+        self.is_1_0 = self.is_1_1 = False
+        self.after_put: Callable[[reservations.Item], Exception | None] = lambda _: None
+        """What becomes of the answer to a put that was carried out, and of the item."""
 
     def item(self, sku: str) -> reservations.Item:
         if sku not in self.items:
@@ -202,12 +204,41 @@ class Reservations(reservations.ReservationsServicer):
 
     async def get_item(self, request: reservations.GetItemRequest) -> reservations.GetItemResponse:
         await self.faults.meet("get_item")
-        return reservations.GetItemResponse(item=self.item(request.sku))
+        return reservations.GetItemResponse(item=self._shown(self.item(request.sku)))
+
+    def _shown(self, item: reservations.Item) -> reservations.Item:
+        edited = f"{item.name}{item.unit_price}{item.description}".encode().hex()[-40:]
+        return replace(item, revision="" if self.is_1_0 or self.is_1_1 else f"{edited}-{item.on_hand}")
 
     async def put_item(self, request: reservations.PutItemRequest) -> reservations.PutItemResponse:
         await self.faults.meet("put_item")
-        old = self.items.get(request.sku, reservations.Item(sku=request.sku, currency="EUR"))
-        if request.on_hand < old.held:
+        there = self.items.get(request.sku)
+        old = there or reservations.Item(sku=request.sku, currency="EUR")
+        edit = None if self.is_1_0 or self.is_1_1 else request.edit
+        on_hand = request.on_hand
+        if edit is not None:
+            on_hand = old.on_hand if edit.on_hand is None else edit.on_hand
+        wanted = replace(
+            old,
+            name=request.name,
+            unit_price=request.unit_price,
+            on_hand=on_hand,
+            available=on_hand - old.held,
+            description=old.description if request.description is None or self.is_1_0 else request.description,
+        )
+        if edit is not None and not (edit.is_repeat and wanted == there):
+            own, seen = self._shown(old).revision, edit.revisions
+            if edit.on_hand is None:
+                own, seen = own.partition("-")[0], [each.partition("-")[0] for each in seen]
+            is_other = bool(seen) and own not in seen
+            if (edit.must_be_new or is_other) if there else (edit.must_exist or seen):
+                raise precondition_failed("reservations.souk")
+        if on_hand < 0:
+            detail = f"on_hand must be from 0 to 1000000000, but is {on_hand}"
+            raise Refused(
+                StatusCode.INVALID_ARGUMENT, "reservations.souk", "INVALID_ARGUMENT", detail, {"field": "on_hand"}
+            )
+        if on_hand < old.held:
             raise Refused(
                 StatusCode.FAILED_PRECONDITION,
                 "reservations.souk",
@@ -215,15 +246,10 @@ class Reservations(reservations.ReservationsServicer):
                 f"{old.held} of {old.sku} are held for orders",
                 {"sku": old.sku, "held": str(old.held)},
             )
-        item = self.items[request.sku] = replace(
-            old,
-            name=request.name,
-            unit_price=request.unit_price,
-            on_hand=request.on_hand,
-            available=request.on_hand - old.held,
-            description=old.description if request.description is None or self.is_1_0 else request.description,
-        )
-        return reservations.PutItemResponse(item=item)
+        self.items[request.sku] = wanted
+        if failure := self.after_put(wanted):
+            raise failure
+        return reservations.PutItemResponse(item=self._shown(wanted))
 
     async def restock_item(self, request: reservations.RestockItemRequest) -> reservations.RestockItemResponse:
         await self.faults.meet("restock_item")
@@ -244,7 +270,7 @@ class Loyalty(loyalty.LoyaltyServicer):
             ),
             "guest": loyalty.Account(customer_id="guest", name="Guest", tier=loyalty.Tier.STANDARD),
         }
-        self.is_1_0 = False
+        self.is_1_0 = self.is_1_1 = False
 
     def account(self, customer_id: str) -> loyalty.Account:
         if customer_id not in self.accounts:
@@ -280,18 +306,32 @@ class Loyalty(loyalty.LoyaltyServicer):
 
     async def get_account(self, request: loyalty.GetAccountRequest) -> loyalty.GetAccountResponse:
         await self.faults.meet("get_account")
-        return loyalty.GetAccountResponse(account=self.account(request.customer_id))
+        return loyalty.GetAccountResponse(account=self._shown(self.account(request.customer_id)))
+
+    def _shown(self, account: loyalty.Account) -> loyalty.Account:
+        edited = f"{account.name}{account.tier}{account.tier_expires_at_us}".encode().hex()[-40:]
+        return replace(account, revision="" if self.is_1_0 or self.is_1_1 else f"{edited}-{account.points}")
 
     async def put_account(self, request: loyalty.PutAccountRequest) -> loyalty.PutAccountResponse:
         await self.faults.meet("put_account")
-        old = self.accounts.get(request.customer_id, loyalty.Account())
+        there = self.accounts.get(request.customer_id)
+        old = there or loyalty.Account()
         expires_at_us = None if self.is_1_0 else request.tier_expires_at_us
+        edit = None if self.is_1_0 or self.is_1_1 else request.edit
+        points = request.points
+        if edit is not None:
+            points = old.points if edit.points is None else edit.points
+            if edit.must_be_new and there:
+                raise precondition_failed("loyalty.souk")
+        if points < 0 and points != old.points:
+            detail = f"points must be from 0 to 1000000000000, but is {points}"
+            raise Refused(StatusCode.INVALID_ARGUMENT, "loyalty.souk", "INVALID_ARGUMENT", detail, {"field": "points"})
         account = self.accounts[request.customer_id] = loyalty.Account(
             customer_id=request.customer_id,
             name=request.name,
             tier=request.tier,
             discount_percent=self.PERCENT[request.tier],
-            points=request.points,
+            points=points,
             tier_expires_at_us=old.tier_expires_at_us if expires_at_us is None else expires_at_us,
         )
         return loyalty.PutAccountResponse(account=account)
@@ -301,6 +341,10 @@ class Loyalty(loyalty.LoyaltyServicer):
         accounts = sorted(self.accounts.values(), key=lambda account: account.customer_id)
         page, token = page_of(accounts, request.page_size, request.page_token, "loyalty.souk")
         return loyalty.ListAccountsResponse(accounts=page, next_page_token=token)
+
+
+def precondition_failed(domain: str) -> Refused:
+    return Refused(StatusCode.FAILED_PRECONDITION, domain, "PRECONDITION_FAILED", "it is not as it must be")
 
 
 def page_of(rows: list[Any], size: int, token: str, domain: str) -> tuple[list[Any], str]:

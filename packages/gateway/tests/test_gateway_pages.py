@@ -9,7 +9,7 @@ from souk_gateway.app import application
 from souk_gateway.backends import Backends
 from souk_gateway.models import (
     MAX_LINES,
-    MAX_PIECES,
+    MAX_NUMBER,
     MAX_POINTS,
     MAX_QUANTITY,
     MAX_UNIT_PRICE,
@@ -50,9 +50,9 @@ async def test_the_contract_states_the_limits_that_are_kept(client: httpx.AsyncC
     assert order["lines"]["items"]["properties"]["quantity"]["maximum"] == MAX_QUANTITY
     assert order["redeem_points"]["maximum"] == MAX_POINTS
     assert body("/v1/items/{sku}", "put")["unit_price"]["maximum"] == MAX_UNIT_PRICE
-    assert body("/v1/items/{sku}", "put")["on_hand"]["maximum"] == MAX_PIECES
+    assert body("/v1/items/{sku}", "put")["on_hand"]["maximum"] == MAX_NUMBER
     assert body("/v1/items/{sku}/restock", "post")["quantity"]["maximum"] == MAX_QUANTITY
-    assert body("/v1/customers/{id}", "put")["points"]["maximum"] == MAX_POINTS
+    assert body("/v1/customers/{id}", "put")["points"]["maximum"] == MAX_NUMBER
     assert contract["components"]["parameters"]["PageSize"]["schema"]["maximum"] == MAX_PAGE_SIZE
 
 

@@ -3,6 +3,7 @@
 import inspect
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ from souk_contracts.channel import served_by
 from souk_contracts.errors import Refused, refusal_of
 from souk_contracts.loyalty.v1 import (
     Account,
+    AccountEdit,
     ConfirmRequest,
     ErrorReason,
     GetAccountRequest,
@@ -65,7 +67,9 @@ async def test_an_order_goes_its_way(stub: LoyaltyStub) -> None:
     )
     assert (await stub.get_hold(GetHoldRequest(order_id=ORDER))).hold == held
     account = Account(customer_id="ada", name="Ada", tier=Tier.SILVER, discount_percent=5, points=100, points_held=30)
-    assert (await stub.get_account(GetAccountRequest(customer_id="ada"))).account == account
+    read = (await stub.get_account(GetAccountRequest(customer_id="ada"))).account
+    assert read is not None
+    assert replace(read, revision="") == account
     answer = await stub.confirm(confirm_request())
     assert (answer.confirmed, answer.reason, answer.detail) == (True, ErrorReason.UNSPECIFIED, "")
     (account,) = (await stub.list_accounts(ListAccountsRequest())).accounts
@@ -171,6 +175,10 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: L
         "UNKNOWN_HOLD": (stub.get_hold(GetHoldRequest(order_id=str(uuid.uuid4()))), grpc.StatusCode.NOT_FOUND),
         "POINTS_BELOW_HELD": (
             stub.put_account(PutAccountRequest(customer_id="ada", name="Ada", tier=Tier.GOLD, points=29)),
+            grpc.StatusCode.FAILED_PRECONDITION,
+        ),
+        "PRECONDITION_FAILED": (
+            stub.put_account(replace(ADA, points=-1, edit=AccountEdit(must_be_new=True))),
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
         "INVALID_ARGUMENT": (stub.get_account(GetAccountRequest()), grpc.StatusCode.INVALID_ARGUMENT),

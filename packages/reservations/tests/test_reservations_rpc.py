@@ -3,6 +3,7 @@
 import inspect
 import uuid
 from collections.abc import Awaitable
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from souk_contracts.reservations.v1 import (
     GetItemRequest,
     GetReservationRequest,
     Item,
+    ItemEdit,
     Line,
     ListItemsRequest,
     PutItemRequest,
@@ -82,7 +84,9 @@ async def test_an_order_goes_its_way(stub: ReservationsStub) -> None:
     assert (held.state, held.lines) == (ReservationState.HELD, TWO_TEAS)
     answer = await stub.confirm(ConfirmRequest(order_id=ORDER, lines=TWO_TEAS))
     assert (answer.confirmed, answer.reason, answer.detail) == (True, ErrorReason.UNSPECIFIED, "")
-    assert (await stub.get_item(GetItemRequest(sku="tea"))).item == Item(
+    item = (await stub.get_item(GetItemRequest(sku="tea"))).item
+    assert item is not None
+    assert replace(item, revision="") == Item(
         sku="tea", name="Tea", unit_price=450, currency="EUR", on_hand=8, held=0, available=8, sold=2
     )
     await stub.release(ReleaseRequest(order_id=ORDER))
@@ -119,6 +123,12 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: R
         ),
         "ON_HAND_BELOW_HELD": (
             stub.put_item(PutItemRequest(sku="tea", name="Tea", unit_price=450, on_hand=1)),
+            grpc.StatusCode.FAILED_PRECONDITION,
+        ),
+        "PRECONDITION_FAILED": (
+            stub.put_item(
+                PutItemRequest(sku="tea", name="Tea", unit_price=1, on_hand=-1, edit=ItemEdit(must_be_new=True))
+            ),
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
         "INVALID_ARGUMENT": (

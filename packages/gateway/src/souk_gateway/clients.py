@@ -10,6 +10,7 @@ from __future__ import annotations  # the types of grpc are generic for type che
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import grpc
@@ -24,6 +25,8 @@ from souk_contracts.reservations import v1 as reservations
 from souk_gateway.backends import Backend, Backends, Stub
 from souk_gateway.errors import Rejected, Unavailable
 from souk_gateway.exchange import Exchange
+from souk_gateway.models import MAX_PIECES, MAX_POINTS
+from souk_gateway.puts import Edit, put
 from souk_gateway.retries import ATTEMPT_S
 
 log = logging.getLogger(__name__)
@@ -68,10 +71,12 @@ class _Client(Generic[Stub]):
         share: float = 1.0,
         attempt_s: float = ATTEMPT_S,
         repeatable: bool = True,
+        again: Request | None = None,
     ) -> Response:
         """Asks, and asks again where that may help; all of it within `share` of the time that is left.
 
-        `method` is the stub's; `repeatable` says that asking twice does no more than asking once.
+        `method` is the stub's; `repeatable` says that asking twice does no more than asking once. `again` is what to
+        ask from the second time on, if that is something else.
         """
         left_s = exchange.remaining_s() * share
         ends_at_s = exchange.elapsed_s() + left_s
@@ -89,6 +94,7 @@ class _Client(Generic[Stub]):
                 if pause_s is None:
                     raise _translated(backend.name, error) from error
                 failed = backend if error.code() in _UNANSWERED else None
+            request = again or request
             await asyncio.sleep(pause_s)
             left_s -= pause_s
             attempts += 1
@@ -103,7 +109,7 @@ class _Client(Generic[Stub]):
         timeout_s: float,
     ) -> Response:
         if not backend.breaker.allows():
-            raise _away(backend.name)
+            raise _away(backend.name, was_sent=False)
         call = method(backend.stub, request, timeout_s=timeout_s)
         try:
             answer = await call
@@ -170,8 +176,39 @@ class ReservationsClient(_Client[reservations.ReservationsStub]):
         request = reservations.GetItemRequest(sku=sku)
         return _present((await self._ask(reservations.ReservationsStub.get_item, request, exchange)).item)
 
-    async def put_item(self, request: reservations.PutItemRequest, exchange: Exchange) -> reservations.Item:
-        return _present((await self._ask(reservations.ReservationsStub.put_item, request, exchange)).item)
+    async def put_item(self, request: reservations.PutItemRequest, edit: Edit, exchange: Exchange) -> reservations.Item:
+        """The edit says what happens to the pieces on hand, the request all the rest."""
+
+        def edited(edit: Edit | None) -> reservations.PutItemRequest:
+            if edit is None:
+                return replace(request, on_hand=number)
+            return replace(
+                request,
+                on_hand=-1,
+                edit=reservations.ItemEdit(
+                    on_hand=edit.number,
+                    revisions=list(edit.revisions),
+                    must_exist=edit.must_exist,
+                    must_be_new=edit.must_be_new,
+                    is_repeat=edit.is_repeat,
+                ),
+            )
+
+        async def send(first: Edit | None, again: Edit | None) -> reservations.Item:
+            method, repeatable = reservations.ReservationsStub.put_item, again is not None
+            answer = await self._ask(method, edited(first), exchange, repeatable=repeatable, again=edited(again))
+            return _present(answer.item)
+
+        async def revision() -> str | None:
+            try:
+                return (await self.get_item(request.sku, exchange)).revision
+            except Rejected as no:
+                if no.reason != "UNKNOWN_SKU":
+                    raise
+                return None
+
+        number = edit.number or 0
+        return await put(edit, "on_hand", MAX_PIECES, revision, send)
 
     async def restock_item(self, request: reservations.RestockItemRequest, exchange: Exchange) -> reservations.Item:
         return _present(
@@ -196,8 +233,39 @@ class LoyaltyClient(_Client[loyalty.LoyaltyStub]):
         request = loyalty.GetAccountRequest(customer_id=customer_id)
         return _present((await self._ask(loyalty.LoyaltyStub.get_account, request, exchange)).account)
 
-    async def put_account(self, request: loyalty.PutAccountRequest, exchange: Exchange) -> loyalty.Account:
-        return _present((await self._ask(loyalty.LoyaltyStub.put_account, request, exchange)).account)
+    async def put_account(self, request: loyalty.PutAccountRequest, edit: Edit, exchange: Exchange) -> loyalty.Account:
+        """The edit says what happens to the points, the request all the rest."""
+
+        def edited(edit: Edit | None) -> loyalty.PutAccountRequest:
+            if edit is None:
+                return replace(request, points=number)
+            return replace(
+                request,
+                points=-1,
+                edit=loyalty.AccountEdit(
+                    points=edit.number,
+                    revisions=list(edit.revisions),
+                    must_exist=edit.must_exist,
+                    must_be_new=edit.must_be_new,
+                    is_repeat=edit.is_repeat,
+                ),
+            )
+
+        async def send(first: Edit | None, again: Edit | None) -> loyalty.Account:
+            method, repeatable = loyalty.LoyaltyStub.put_account, again is not None
+            answer = await self._ask(method, edited(first), exchange, repeatable=repeatable, again=edited(again))
+            return _present(answer.account)
+
+        async def revision() -> str | None:
+            try:
+                return (await self.get_account(request.customer_id, exchange)).revision
+            except Rejected as no:
+                if no.reason != "UNKNOWN_CUSTOMER":
+                    raise
+                return None
+
+        number = edit.number or 0
+        return await put(edit, "points", MAX_POINTS, revision, send)
 
     async def list_accounts(
         self, request: loyalty.ListAccountsRequest, exchange: Exchange
@@ -228,8 +296,8 @@ def _translated(service: str, error: grpc.aio.AioRpcError) -> Rejected | Unavail
     return _away(service)
 
 
-def _away(service: str) -> Unavailable:
-    return Unavailable(f"{service} does not answer; try again in a moment")
+def _away(service: str, *, was_sent: bool = True) -> Unavailable:
+    return Unavailable(f"{service} does not answer; try again in a moment", was_sent=was_sent)
 
 
 def _present(message: Response | None) -> Response:

@@ -39,8 +39,9 @@ class Edge:
                 self._answer,
                 allow_origins=cors_origins,
                 allow_methods=("GET", "POST", "PUT"),
-                allow_headers=("Content-Type", "Idempotency-Key", "Prefer", "Souk-Prefer"),
+                allow_headers=("Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Prefer", "Souk-Prefer"),
                 expose_headers=(
+                    "ETag",
                     "Location",
                     "Idempotency-Replayed",
                     "Preference-Applied",

@@ -29,13 +29,15 @@ class Rejected(Exception):
 class Unavailable(Exception):
     """A service did not answer, or answered that it cannot work now. The call may have had an effect; repeat it.
 
-    `reason` is UNAVAILABLE, or the reason that the service itself gave, such as STORAGE_UNAVAILABLE.
+    `reason` is UNAVAILABLE, or the reason that the service itself gave, such as STORAGE_UNAVAILABLE; `was_sent` is
+    false if it is known that the call had no effect, because nobody was asked.
     """
 
-    def __init__(self, detail: str, *, reason: str = "UNAVAILABLE") -> None:
+    def __init__(self, detail: str, *, reason: str = "UNAVAILABLE", was_sent: bool = True) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.was_sent = was_sent
 
 
 def quoted(value: object, most: int = 80) -> str:

@@ -35,6 +35,8 @@ MAX_DESCRIPTION = 2000
 
 Identifier = Annotated[str, Meta(pattern=ID_PATTERN)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+MAX_NUMBER = 2**53 - 1
+"""Up to which JavaScript reads whole numbers as they are."""
 Points = Annotated[int, Meta(ge=0, le=MAX_POINTS)]
 Note = Annotated[str, Meta(pattern=TEXT_PATTERN, max_length=MAX_NOTE)]
 Description = Annotated[str, Meta(pattern=TEXT_PATTERN, max_length=MAX_DESCRIPTION)]
@@ -67,7 +69,7 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 class ItemRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     unit_price: Annotated[int, Meta(ge=0, le=MAX_UNIT_PRICE)]
-    on_hand: Annotated[int, Meta(ge=0, le=MAX_PIECES)]
+    on_hand: Annotated[int, Meta(ge=0, le=MAX_NUMBER)] | UnsetType = UNSET
     description: Description | UnsetType = UNSET
 
 
@@ -78,7 +80,7 @@ class RestockRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CustomerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     tier: Literal["standard", "silver", "gold"]
-    points: Points
+    points: Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)] | UnsetType = UNSET
     tier_expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:

@@ -142,6 +142,19 @@ _KINDS = (
         "Points below held",
         "Orders hold more points (`held`) than would be left. Set `points` to at least `held`, or try again later.",
     ),
+    Kind(
+        "PRECONDITION_FAILED",
+        412,
+        "Precondition failed",
+        "What the path names is not as If-Match or If-None-Match says. Nothing was changed. Read it, and decide anew.",
+    ),
+    Kind(
+        "CHANGED_MEANWHILE",
+        409,
+        "Changed meanwhile",
+        "A service did not answer the first attempt, and something was changed before the second one. The request may "
+        "have taken effect. Read what is there, and decide anew; If-Match makes a PUT safe to repeat.",
+    ),
     Kind("UNKNOWN_RESERVATION", 404, "Unknown reservation", "No reservation has this order id."),
     Kind("UNKNOWN_HOLD", 404, "Unknown hold", "No hold of points has this order id."),
     # It passes by itself.
@@ -149,6 +162,21 @@ _KINDS = (
     Kind("STORAGE_UNAVAILABLE", 503, "A database does not answer", _AGAIN, retry_after_s=1),
     Kind("OVERLOADED", 503, "Too much to do at once", _AGAIN, retry_after_s=1),
     Kind("HOLD_EXPIRING", 503, "The order took too long", _AGAIN, retry_after_s=1),
+    Kind(
+        "OUTCOME_UNKNOWN",
+        503,
+        "Outcome unknown",
+        "A service does not answer. The request may have taken effect, and would do harm if it took effect twice. Read "
+        "what is there before you send it again.",
+    ),
+    # A service is older than the gateway.
+    Kind(
+        "SERVICE_TOO_OLD",
+        501,
+        "Not supported by this version",
+        "The service's version does not support what the request asks for. Nothing was changed. GET /health/targets "
+        "lists the versions; Souk-Prefer asks for one.",
+    ),
     # It should never happen.
     Kind(
         "INTERNAL",

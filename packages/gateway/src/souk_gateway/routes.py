@@ -41,6 +41,7 @@ from souk_gateway.models import (
     order_with_history,
 )
 from souk_gateway.problems import kind_of, problem
+from souk_gateway.puts import edit_of, entity_tag
 from souk_gateway.saga import Saga
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -206,7 +207,8 @@ class Resources:
 
     async def get_item(self, request: Request) -> Response:
         sku = reading.identifier(request, "sku")
-        return json_answer(item_answer(await self._reservations.get_item(sku, exchange_of(request))))
+        item = await self._reservations.get_item(sku, exchange_of(request))
+        return json_answer(item_answer(item), headers=entity_tag(item.revision))
 
     async def put_item(self, request: Request) -> Response:
         sku = reading.identifier(request, "sku")
@@ -216,9 +218,9 @@ class Resources:
                 sku=sku,
                 name=wanted.name,
                 unit_price=wanted.unit_price,
-                on_hand=wanted.on_hand,
                 description=None if wanted.description is UNSET else wanted.description,
             ),
+            edit_of(request, None if wanted.on_hand is UNSET else wanted.on_hand),
             exchange_of(request),
         )
         return json_answer(item_answer(item))
@@ -241,7 +243,8 @@ class Resources:
 
     async def get_customer(self, request: Request) -> Response:
         customer_id = reading.identifier(request, "id")
-        return json_answer(customer_answer(await self._loyalty.get_account(customer_id, exchange_of(request))))
+        account = await self._loyalty.get_account(customer_id, exchange_of(request))
+        return json_answer(customer_answer(account), headers=entity_tag(account.revision))
 
     async def put_customer(self, request: Request) -> Response:
         customer_id = reading.identifier(request, "id")
@@ -251,9 +254,9 @@ class Resources:
                 customer_id=customer_id,
                 name=wanted.name,
                 tier=TIERS[wanted.tier],
-                points=wanted.points,
                 tier_expires_at_us=wanted.tier_expires_at_us,
             ),
+            edit_of(request, None if wanted.points is UNSET else wanted.points),
             exchange_of(request),
         )
         return json_answer(customer_answer(account))

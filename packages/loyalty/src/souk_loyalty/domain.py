@@ -19,7 +19,11 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from souk_loyalty import rules
+from souk_loyalty.revisions import ANY, Condition, revision_of
 from souk_loyalty.rules import Tier
+
+MAX_POINTS = 1_000_000_000_000
+"""That a put may give an account, and an order redeem."""
 
 
 class DomainError(Exception):
@@ -95,6 +99,17 @@ class PointsBelowHeld(DomainError):
         )
 
 
+class PreconditionFailed(DomainError):
+    """The account is not as the put says that it must be."""
+
+    def __init__(self, customer_id: str, account: "Account | None") -> None:
+        found = "is not as the request says that it must be" if account else "does not exist"
+        super().__init__(
+            f"the customer '{customer_id}' {found}; nothing was changed, so read it and decide anew",
+            customer_id=customer_id,
+        )
+
+
 class UnknownHold(DomainError):
     """There is no hold under this order id."""
 
@@ -149,6 +164,11 @@ class Account(NamedTuple):
     def available(self) -> int:
         """Points that can be redeemed; never negative, so that redeeming none is always possible."""
         return max(0, self.points - self.points_held)
+
+    @property
+    def revision(self) -> str:
+        """Another text whenever something changed that `put` sets."""
+        return revision_of((self.name, self.tier, self.tier_expires_at_us), self.points)
 
 
 class Hold(NamedTuple):
@@ -261,17 +281,35 @@ class Ledger:
         return [row.order_id for row in rows if row.order_id in self.holds]
 
     def put(
-        self, customer_id: str, name: str, tier: Tier, points: int, tier_expires_at_us: int | None = None
+        self,
+        customer_id: str,
+        name: str,
+        tier: Tier,
+        points: int | None,
+        tier_expires_at_us: int | None = None,
+        condition: Condition = ANY,
     ) -> Account:
-        """Creates an account, or changes it; an expiry that is None stays as it was. Raises PointsBelowHeld."""
-        old = self.accounts.get(customer_id) or Account(customer_id, name, tier, points=0)
-        if points < old.points_held:
-            raise PointsBelowHeld(customer_id, points, old.points_held)
+        """Creates an account, or changes it. What is None stays as it was: no points and no expiry in a new one.
+
+        The points that there are may be put whatever they are: orders may have brought them below 0 or what is held,
+        or above the limit. Raises PreconditionFailed, InvalidArgument, PointsBelowHeld.
+        """
+        there = self.accounts.get(customer_id)
+        old = there or Account(customer_id, name, tier, points=0)
+        counts = points is not None
+        points = old.points if points is None else points
         expires_at_us = old.tier_expires_at_us if tier_expires_at_us is None else tier_expires_at_us
         account = old._replace(name=name, tier=tier, points=points, tier_expires_at_us=expires_at_us)
-        self.accounts[customer_id] = account
+        if condition.is_repeat and account == there:
+            return account
+        if not condition.is_met(there and there.revision, counts=counts):
+            raise PreconditionFailed(customer_id, there)
         if points != old.points:
+            in_range("points", points, 0, MAX_POINTS)
+            if points < old.points_held:
+                raise PointsBelowHeld(customer_id, points, old.points_held)
             self.journal.append(JournalEntry(customer_id, points - old.points))
+        self.accounts[customer_id] = account
         return account
 
     def _account(self, customer_id: str) -> Account:
@@ -314,3 +352,10 @@ class Ledger:
             self.accounts[customer_id] = account._replace(
                 points=account.points + points, points_held=account.points_held + held
             )
+
+
+def in_range(field: str, value: int, low: int, high: int) -> int:
+    """The value. Raises InvalidArgument where it is not from `low` to `high`."""
+    if not low <= value <= high:
+        raise InvalidArgument(field, f"must be from {low} to {high}, but is {value}")
+    return value

@@ -10,23 +10,26 @@ from typing import Any, NamedTuple, Protocol
 
 from souk_loyalty import rules
 from souk_loyalty.domain import (
+    MAX_POINTS,
     Account,
     DomainError,
     Hold,
     InvalidArgument,
     Overloaded,
+    in_range,
 )
+from souk_loyalty.revisions import ANY, Condition
 from souk_loyalty.rules import Tier
 
 MAX_SUBTOTAL = 10**17
 """Minor units: a hundred lines of a million pieces at the highest price."""
-MAX_POINTS = 1_000_000_000_000
 MAX_TIME_US = 253_402_300_799_999_999
 """The last microsecond that a four-digit year has."""
 MAX_PAGE = 500
 DEFAULT_PAGE = 100
 MAX_FORGOTTEN = 1000
 """Orders, of one call."""
+MAX_REVISIONS = 16
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CUSTOMER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -63,14 +66,16 @@ class Forget(NamedTuple):
 
 
 class PutAccount(NamedTuple):
-    """Outcome: the Account, or PointsBelowHeld."""
+    """Outcome: the Account, or PreconditionFailed, InvalidArgument, PointsBelowHeld."""
 
     customer_id: str
     name: str
     tier: Tier
-    points: int
+    points: int | None
+    """None leaves them as they were."""
     tier_expires_at_us: int | None = None
     """0 for never; None leaves it as it was."""
+    condition: Condition = ANY
 
 
 class ExpireDue(NamedTuple):
@@ -147,15 +152,21 @@ class Loyalty:
         return await self._storage.hold(_order_id(order_id))
 
     async def put_account(
-        self, customer_id: str, name: str, tier: Tier, points: int, tier_expires_at_us: int | None = None
+        self,
+        customer_id: str,
+        name: str,
+        tier: Tier,
+        points: int | None,
+        tier_expires_at_us: int | None = None,
+        condition: Condition = ANY,
     ) -> Account:
-        """An expiry of 0 is never; one that is None stays as it was. Raises PointsBelowHeld."""
+        """An expiry of 0 is never; what is None stays as it was. Raises PreconditionFailed, PointsBelowHeld."""
         if not name.strip() or len(name) > 200 or "\0" in name:
             raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces, without NUL")
-        _in_range("points", points, 0, MAX_POINTS)
         if tier_expires_at_us is not None:
-            _in_range("tier_expires_at_us", tier_expires_at_us, 0, MAX_TIME_US)
-        command = PutAccount(_customer_id(customer_id), name, tier, points, tier_expires_at_us)
+            in_range("tier_expires_at_us", tier_expires_at_us, 0, MAX_TIME_US)
+        in_range("revisions", len(condition.revisions), 0, MAX_REVISIONS)
+        command = PutAccount(_customer_id(customer_id), name, tier, points, tier_expires_at_us, condition)
         account = await self._execute(command)
         assert isinstance(account, Account)
         return account
@@ -166,7 +177,7 @@ class Loyalty:
 
     async def accounts(self, page_size: int, page_token: str) -> tuple[Sequence[Account], str]:
         """A page, and the token of the next one; empty on the last."""
-        size = _in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
+        size = in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
         if page_token and not _CUSTOMER_ID.fullmatch(page_token):
             raise InvalidArgument("page_token", "is not from an answer of this call; leave it empty for the first page")
         accounts = await self._storage.accounts(page_token, size + 1)
@@ -195,8 +206,8 @@ def _place_hold(
     order_id: str, customer_id: str, subtotal: int, redeem_points: int, ttl_us: int
 ) -> PlaceHold | InvalidArgument:
     try:
-        _in_range("subtotal", subtotal, 0, MAX_SUBTOTAL)
-        _in_range("redeem_points", redeem_points, 0, MAX_POINTS)
+        in_range("subtotal", subtotal, 0, MAX_SUBTOTAL)
+        in_range("redeem_points", redeem_points, 0, MAX_POINTS)
         return PlaceHold(_order_id(order_id), _customer_id(customer_id), subtotal, redeem_points, ttl_us)
     except InvalidArgument as error:
         return error
@@ -204,8 +215,8 @@ def _place_hold(
 
 def _confirm(order_id: str, customer_id: str, points_redeemed: int, points_earned: int) -> Confirm | InvalidArgument:
     try:
-        _in_range("points_redeemed", points_redeemed, 0, MAX_POINTS)
-        _in_range("points_earned", points_earned, 0, rules.points_earned(MAX_SUBTOTAL))
+        in_range("points_redeemed", points_redeemed, 0, MAX_POINTS)
+        in_range("points_earned", points_earned, 0, rules.points_earned(MAX_SUBTOTAL))
         return Confirm(_order_id(order_id), _customer_id(customer_id), points_redeemed, points_earned)
     except InvalidArgument as error:
         return error
@@ -222,9 +233,3 @@ def _customer_id(text: str) -> str:
         wanted = "must be 1 to 64 letters, digits, dots, underscores or hyphens"
         raise InvalidArgument("customer_id", f"{wanted}, but is '{text[:80]}'")
     return text
-
-
-def _in_range(field: str, value: int, low: int, high: int) -> int:
-    if not low <= value <= high:
-        raise InvalidArgument(field, f"must be from {low} to {high}, but is {value}")
-    return value

@@ -8,6 +8,7 @@ import grpc
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty import v1 as wire
 from souk_loyalty import domain, rules
+from souk_loyalty.revisions import ANY, Condition
 from souk_loyalty.service import Loyalty
 from souk_loyalty.writer import Clock, system_clock
 
@@ -21,6 +22,7 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.Busy: (grpc.StatusCode.ABORTED, wire.ErrorReason.BUSY),
     domain.Settled: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.SETTLED),
     domain.PointsBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.POINTS_BELOW_HELD),
+    domain.PreconditionFailed: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.PRECONDITION_FAILED),
     domain.UnknownHold: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_HOLD),
     domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
     # No UNAVAILABLE: somebody is there, so the gateway must not stop calling.
@@ -91,7 +93,7 @@ class LoyaltyServicer(wire.LoyaltyServicer):
     async def put_account(self, request: wire.PutAccountRequest) -> wire.PutAccountResponse:
         with _refusals():
             account = await self._loyalty.put_account(
-                request.customer_id, request.name, _tier(request.tier), request.points, request.tier_expires_at_us
+                request.customer_id, request.name, _tier(request.tier), *_edited(request)
             )
         return wire.PutAccountResponse(account=self._account(account))
 
@@ -111,6 +113,7 @@ class LoyaltyServicer(wire.LoyaltyServicer):
             points=account.points,
             points_held=account.points_held,
             tier_expires_at_us=account.tier_expires_at_us,
+            revision=account.revision,
         )
 
 
@@ -150,6 +153,17 @@ def _held(hold: domain.Hold) -> wire.HoldResponse:
         points_earned=hold.points_earned,
         expires_at_us=hold.expires_at_us,
     )
+
+
+def _edited(request: wire.PutAccountRequest) -> tuple[int | None, int | None, Condition]:
+    """The points, the end of the tier, and what must be so."""
+    edit = request.edit
+    if edit is None:
+        return request.points, request.tier_expires_at_us, ANY
+    if request.points != -1:
+        raise domain.InvalidArgument("points", f"must be -1 where there is an edit, but is {request.points}")
+    condition = Condition(tuple(edit.revisions), edit.must_exist, edit.must_be_new, edit.is_repeat)
+    return edit.points, request.tier_expires_at_us, condition
 
 
 def _tier(tier: wire.Tier) -> rules.Tier:

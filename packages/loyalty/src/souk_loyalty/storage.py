@@ -243,8 +243,8 @@ def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
                 return None
             case Forget(order_ids):
                 return ledger.forget(order_ids)
-            case PutAccount(customer_id, name, tier, points, tier_expires_at_us):
-                return ledger.put(customer_id, name, tier, points, tier_expires_at_us)
+            case PutAccount():
+                return ledger.put(*command)
             case ExpireDue():
                 return ledger.expire_due(now_us)
     except DomainError as refusal:

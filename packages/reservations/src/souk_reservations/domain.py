@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
+from souk_reservations.revisions import ANY, Condition, revision_of
+
 MAX_PIECES = 1_000_000_000
 """Of one item, on hand; also the highest price, in minor units."""
 
@@ -82,6 +84,14 @@ class OnHandBelowHeld(DomainError):
         )
 
 
+class PreconditionFailed(DomainError):
+    """The item is not as the put says that it must be."""
+
+    def __init__(self, sku: str, item: "Item | None") -> None:
+        found = "is not as the request says that it must be" if item else "does not exist"
+        super().__init__(f"the item '{sku}' {found}; nothing was changed, so read it and decide anew", sku=sku)
+
+
 class UnknownReservation(DomainError):
     """There is no reservation under this order id."""
 
@@ -143,6 +153,11 @@ class Item(NamedTuple):
     def available(self) -> int:
         """Pieces that nobody has spoken for."""
         return self.on_hand - self.held
+
+    @property
+    def revision(self) -> str:
+        """Another text whenever something changed that `put` sets."""
+        return revision_of((self.name, self.unit_price, self.description), self.on_hand)
 
 
 class Reservation(NamedTuple):
@@ -234,14 +249,34 @@ class Stock:
                 self.reservations.pop(row.order_id, None)
         return [row.order_id for row in rows if row.order_id in self.reservations]
 
-    def put(self, sku: str, name: str, unit_price: int, on_hand: int, description: str | None = None) -> Item:
-        """Creates an item, or changes it; a description that is None stays as it was. Raises OnHandBelowHeld."""
-        old = self.items.get(sku) or Item(sku, name, unit_price, on_hand=0)
-        if on_hand < old.held:
-            raise OnHandBelowHeld(sku, on_hand, old.held)
+    def put(
+        self,
+        sku: str,
+        name: str,
+        unit_price: int,
+        on_hand: int | None,
+        description: str | None = None,
+        condition: Condition = ANY,
+    ) -> Item:
+        """Creates an item, or changes it. What is None stays as it was: no pieces and no description in a new one.
+
+        As many pieces as there are may be put whatever they are, since a cancelled order may bring more than the limit.
+        Raises PreconditionFailed, InvalidArgument, OnHandBelowHeld.
+        """
+        there = self.items.get(sku)
+        old = there or Item(sku, name, unit_price, on_hand=0)
         description = old.description if description is None else description
         item = old._replace(name=name, unit_price=unit_price, description=description)
-        return self._stock_up(item, on_hand - old.on_hand)
+        pieces = 0 if on_hand is None else on_hand - old.on_hand
+        if condition.is_repeat and item == there and pieces == 0:
+            return item
+        if not condition.is_met(there and there.revision, counts=on_hand is not None):
+            raise PreconditionFailed(sku, there)
+        if pieces and on_hand is not None:
+            in_range("on_hand", on_hand, 0, MAX_PIECES)
+            if on_hand < old.held:
+                raise OnHandBelowHeld(sku, on_hand, old.held)
+        return self._stock_up(item, pieces)
 
     def restock(self, sku: str, quantity: int) -> Item:
         """Adds pieces. Raises UnknownSku, InvalidArgument."""
@@ -281,6 +316,13 @@ class Stock:
         if pieces:
             self.journal.append(JournalEntry(item.sku, pieces))
         return stocked
+
+
+def in_range(field: str, value: int, low: int, high: int) -> int:
+    """The value. Raises InvalidArgument where it is not from `low` to `high`."""
+    if not low <= value <= high:
+        raise InvalidArgument(field, f"must be from {low} to {high}, but is {value}")
+    return value
 
 
 def _quantities(lines: Iterable[Line]) -> dict[str, int]:

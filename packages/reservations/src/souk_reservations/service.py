@@ -17,7 +17,9 @@ from souk_reservations.domain import (
     Line,
     Overloaded,
     Reservation,
+    in_range,
 )
+from souk_reservations.revisions import ANY, Condition
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
@@ -25,6 +27,7 @@ MAX_PAGE = 500
 DEFAULT_PAGE = 100
 MAX_FORGOTTEN = 1000
 """Orders, of one call."""
+MAX_REVISIONS = 16
 MAX_DESCRIPTION = 2000
 """Characters."""
 MAX_PAGE_DESCRIPTIONS = 800_000
@@ -62,14 +65,15 @@ class Forget(NamedTuple):
 
 
 class PutItem(NamedTuple):
-    """Outcome: the Item, or OnHandBelowHeld."""
+    """Outcome: the Item, or PreconditionFailed, InvalidArgument, OnHandBelowHeld."""
 
     sku: str
     name: str
     unit_price: int
-    on_hand: int
+    on_hand: int | None
+    """None leaves it as it was, as with the description."""
     description: str | None = None
-    """None leaves it as it was."""
+    condition: Condition = ANY
 
 
 class RestockItem(NamedTuple):
@@ -154,20 +158,26 @@ class Reservations:
         return await self._storage.reservation(_order_id(order_id))
 
     async def put_item(
-        self, sku: str, name: str, unit_price: int, on_hand: int, description: str | None = None
+        self,
+        sku: str,
+        name: str,
+        unit_price: int,
+        on_hand: int | None,
+        description: str | None = None,
+        condition: Condition = ANY,
     ) -> Item:
-        """A description that is None stays as it was. Raises OnHandBelowHeld."""
+        """What is None stays as it was. Raises PreconditionFailed, OnHandBelowHeld."""
         if not name.strip() or len(name) > 200 or "\0" in name:
             raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces, without NUL")
-        _in_range("unit_price", unit_price, 0, MAX_PIECES)
-        _in_range("on_hand", on_hand, 0, MAX_PIECES)
+        in_range("unit_price", unit_price, 0, MAX_PIECES)
         if description is not None and (len(description) > MAX_DESCRIPTION or "\0" in description):
             raise InvalidArgument("description", f"must have at most {MAX_DESCRIPTION} characters, without NUL")
-        return await self._item(PutItem(_sku(sku), name, unit_price, on_hand, description))
+        in_range("revisions", len(condition.revisions), 0, MAX_REVISIONS)
+        return await self._item(PutItem(_sku(sku), name, unit_price, on_hand, description, condition))
 
     async def restock_item(self, sku: str, quantity: int) -> Item:
         """Raises UnknownSku."""
-        return await self._item(RestockItem(_sku(sku), _in_range("quantity", quantity, 1, MAX_PIECES)))
+        return await self._item(RestockItem(_sku(sku), in_range("quantity", quantity, 1, MAX_PIECES)))
 
     async def item(self, sku: str) -> Item:
         """Raises UnknownSku."""
@@ -175,7 +185,7 @@ class Reservations:
 
     async def items(self, page_size: int, page_token: str) -> tuple[Sequence[Item], str]:
         """A page, and the token of the next one; empty on the last."""
-        size = _in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
+        size = in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
         if page_token and not _SKU.fullmatch(page_token):
             raise InvalidArgument("page_token", "is not from an answer of this call; leave it empty for the first page")
         items = await self._storage.items(page_token, size + 1)
@@ -240,16 +250,10 @@ def _sku(text: str) -> str:
 
 
 def _lines(lines: Sequence[Line]) -> tuple[Line, ...]:
-    _in_range("lines", len(lines), 1, MAX_LINES)
+    in_range("lines", len(lines), 1, MAX_LINES)
     for line in lines:
         _sku(line.sku)
-        _in_range("quantity", line.quantity, 1, MAX_QUANTITY)
+        in_range("quantity", line.quantity, 1, MAX_QUANTITY)
     if len({line.sku for line in lines}) < len(lines):
         raise InvalidArgument("lines", "must name each SKU once; put its whole quantity into one line")
     return tuple(lines)
-
-
-def _in_range(field: str, value: int, low: int, high: int) -> int:
-    if not low <= value <= high:
-        raise InvalidArgument(field, f"must be from {low} to {high}, but is {value}")
-    return value

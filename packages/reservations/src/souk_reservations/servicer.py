@@ -8,6 +8,7 @@ import grpc
 from souk_contracts.errors import Refused
 from souk_contracts.reservations import v1 as wire
 from souk_reservations import domain
+from souk_reservations.revisions import ANY, Condition
 from souk_reservations.service import Reservations
 
 DOMAIN = "reservations.souk"
@@ -19,6 +20,7 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.Busy: (grpc.StatusCode.ABORTED, wire.ErrorReason.BUSY),
     domain.Settled: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.SETTLED),
     domain.OnHandBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_BELOW_HELD),
+    domain.PreconditionFailed: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.PRECONDITION_FAILED),
     domain.UnknownReservation: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_RESERVATION),
     domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
     # No UNAVAILABLE: somebody is there, so the gateway must not stop calling.
@@ -92,9 +94,7 @@ class ReservationsServicer(wire.ReservationsServicer):
 
     async def put_item(self, request: wire.PutItemRequest) -> wire.PutItemResponse:
         with _refusals():
-            item = await self._reservations.put_item(
-                request.sku, request.name, request.unit_price, request.on_hand, request.description
-            )
+            item = await self._reservations.put_item(request.sku, request.name, request.unit_price, *_edited(request))
         return wire.PutItemResponse(item=self._item(item))
 
     async def restock_item(self, request: wire.RestockItemRequest) -> wire.RestockItemResponse:
@@ -121,6 +121,7 @@ class ReservationsServicer(wire.ReservationsServicer):
             available=item.available,
             sold=item.sold,
             description=item.description,
+            revision=item.revision,
         )
 
 
@@ -142,6 +143,17 @@ def _confirmed(no: domain.DomainError | None) -> wire.ConfirmResponse:
     if no is None:
         return wire.ConfirmResponse(confirmed=True)
     return wire.ConfirmResponse(reason=STATUSES[type(no)][1], detail=str(no))
+
+
+def _edited(request: wire.PutItemRequest) -> tuple[int | None, str | None, Condition]:
+    """The pieces on hand, the description, and what must be so."""
+    edit = request.edit
+    if edit is None:
+        return request.on_hand, request.description, ANY
+    if request.on_hand != -1:
+        raise domain.InvalidArgument("on_hand", f"must be -1 where there is an edit, but is {request.on_hand}")
+    condition = Condition(tuple(edit.revisions), edit.must_exist, edit.must_be_new, edit.is_repeat)
+    return edit.on_hand, request.description, condition
 
 
 def _lines(lines: Sequence[wire.Line]) -> list[domain.Line]:

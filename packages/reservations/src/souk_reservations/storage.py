@@ -245,8 +245,8 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
                 return None
             case Forget(order_ids):
                 return stock.forget(order_ids)
-            case PutItem(sku, name, unit_price, on_hand, description):
-                return stock.put(sku, name, unit_price, on_hand, description)
+            case PutItem():
+                return stock.put(*command)
             case RestockItem(sku, quantity):
                 return stock.restock(sku, quantity)
             case ExpireDue():
