@@ -518,7 +518,7 @@ async def test_pages_of_other_origins_may_read_answers_only_where_they_are_named
         answer = await client.post("/v1/orders", json={}, headers=origin)
         assert answer.headers["access-control-allow-origin"] == "https://shop.example"
         exposed = answer.headers["access-control-expose-headers"]
-        assert exposed == "Location, Idempotency-Replayed, Preference-Applied, Retry-After, Souk-Served-By"
+        assert exposed == "ETag, Location, Idempotency-Replayed, Preference-Applied, Retry-After, Souk-Served-By"
         foreign = await client.get("/v1/items", headers={"Origin": "https://elsewhere.example"})
         assert "access-control-allow-origin" not in foreign.headers
 
