@@ -3,18 +3,19 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Protocol
 
 import psycopg
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from souk_orders.database import Conflict, Database
 from souk_orders.domain import StorageUnavailable, Terms
 from souk_orders.heartbeat import Heartbeat
 from souk_orders.migrate import migrate
 from souk_orders.service import Create
+from souk_orders.statements import Statement
 from souk_orders.storage import SqlStorage
 from souk_orders.writer import Writer
 
@@ -60,14 +61,17 @@ def full(storage: SqlStorage) -> Iterator[None]:
 async def test_a_file_that_cannot_grow_is_no_database_that_can_be_written_although_a_small_write_finds_room(
     storage: SqlStorage, terms: Terms
 ) -> None:
+    now_s = 0.0
+    storage._writer._heartbeat = Heartbeat(lambda: now_s)
     assert await storage.answers()
     with full(storage):
         assert await storage.answers()  # nobody has tried to write more than a heartbeat
         with pytest.raises(StorageUnavailable):
             await storage.execute([create(terms, "x" * 20_000)])
         for _ in range(3):
+            now_s += 10
             assert not await storage.answers()
-    await becomes_well(storage)
+    assert await storage.answers()
     await storage.execute([create(terms, "x" * 20_000)])
     assert await storage.answers()
 
@@ -139,6 +143,17 @@ async def test_a_session_that_cannot_write_any_more_is_given_up(postgresql: Serv
     await storage.execute([create(terms)])  # at the first try
     assert await storage.answers()
     storage.close()
+
+
+@pytest.mark.parametrize(("state", "kept"), [("23505", 1), ("57014", 1), ("XX000", 0), ("58030", 0)])
+def test_a_session_is_kept_after_a_statement_that_failed_by_itself_and_after_no_other_failure(
+    postgresql: Server, state: str, kept: int
+) -> None:
+    failing = Statement(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+    with closing(Database(postgresql.migrated(migrate))) as database:
+        with pytest.raises(StorageUnavailable), database.write() as session:
+            session.run(failing)
+        assert len(database._kept) == kept
 
 
 async def test_a_server_that_takes_no_writes_is_none_to_connect_to(postgresql: Server) -> None:
