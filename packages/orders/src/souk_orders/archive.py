@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 
@@ -22,7 +23,8 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = path.open("a+b")
+            # Unbuffered: of what could not be written, nothing stays behind to be written later.
+            self._file = FileIO(path, "a+", opener=_open_private)
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._file.truncate(self._end_of_last_line())
@@ -43,8 +45,9 @@ class Archive:
         try:
             end = self._file.seek(0, os.SEEK_END)
             try:
-                self._file.write(lines.encode())
-                self._file.flush()
+                left = memoryview(lines.encode())
+                while left:  # a full disk takes a part of it before it refuses the rest
+                    left = left[self._file.write(left) :]
                 os.fsync(self._file.fileno())
             except OSError:
                 with suppress(OSError):
@@ -55,24 +58,28 @@ class Archive:
 
     def close(self) -> None:
         """Lets others write to it."""
-        with suppress(OSError):  # what could not be written has been told
-            self._file.close()
+        self._file.close()
 
     def _end_of_last_line(self) -> int:
-        end = self._file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - 65_536)
-            self._file.seek(start)
-            newline = self._file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                return start + newline + 1
-            end = start
+        with self._path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - 65_536)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    return start + newline + 1
+                end = start
         return 0
 
     def _cannot(self, error: OSError) -> CannotArchive:
         return CannotArchive(
             f"cannot write to {self._path}: {error.strerror or error}; no order was deleted that is not in it"
         )
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # orders name their customers
 
 
 def _sync(folder: Path) -> None:

@@ -3,41 +3,28 @@
 The same file stands in every service that has a database; see docs/adr/0003-one-writer.md.
 """
 
-import fcntl
 import logging
-import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import URL, Connection, NullPool, PoolProxiedConnection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from . import SERVICE
+from . import SERVICE, sqlite_file
 from .domain import DomainError, StorageUnavailable
 from .environment import BadSetting
 from .statements import Session
+from .turns import NotMyTurn, Turns
 
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
-_SQLITE = (
-    "journal_mode=WAL",
-    "synchronous=FULL",
-    "cache_size=-8000",  # in KiB, for a connection
-    "foreign_keys=ON",
-    "busy_timeout=5000",
-)
-
-_PAGE = 4096
-_LOG_PAGES = 16000
-"""At which SQLite's log is written back into the file. All wait meanwhile, but a page that is in it many times is
-written once, and pages that lie apart are written the faster the more of them there are."""
-_LOG_SHARE = 8
-"""The log may have one part in so many of the disk: it must not fill a small one."""
+_TURN_S = 5.0
+"""For so long a write waits for other processes: as long as a statement may take on PostgreSQL."""
+_MIGRATION_TURN_S = 60.0
 
 _POSTGRESQL: dict[str, object] = {
     "application_name": f"souk-{SERVICE}",
@@ -109,8 +96,10 @@ class Database:
         self.embedded = parsed.get_backend_name() == "sqlite"
         if self.embedded:
             self.engine = create_engine(parsed, poolclass=NullPool, paramstyle="named")
-            self._lock_path = Path(f"{parsed.database}.lock")
-            event.listen(self.engine, "connect", _configure_sqlite)
+            self._path = Path(parsed.database or "")
+            self._turns = Turns(f"{parsed.database}.lock")
+            event.listen(self.engine, "do_connect", lambda *_: sqlite_file.make(self._path))
+            event.listen(self.engine, "connect", sqlite_file.configure)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             connect = {name: value for name, value in _POSTGRESQL.items() if name not in parsed.query}
@@ -122,8 +111,6 @@ class Database:
             logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what it raises as well
         self._driver = self.engine.dialect.loaded_dbapi
         self._kept: list[PoolProxiedConnection] = []
-        self._writing = threading.Lock()
-        self._lock_file: IO[str] | None = None
 
     @contextmanager
     def write(self, *, passes: bool = False) -> Iterator[Session]:
@@ -133,7 +120,7 @@ class Database:
         waits for rows that others have locked, or passes over them. Raises StorageUnavailable; where that is no
         Conflict, the commit may have been carried out, its answer lost.
         """
-        with self._turn(), self._transaction(passes=passes) as session:
+        with self._turn(_TURN_S), self._transaction(passes=passes) as session:
             yield session
 
     def read(self, query: Callable[[Session], Result]) -> Result:
@@ -148,19 +135,27 @@ class Database:
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """One transaction as `write` makes it, on SQLAlchemy's own connection: for migrations."""
-        with self._turn(), self._translated():
+        with self._turn(_MIGRATION_TURN_S), self._translated():
             connection = self.engine.connect().execution_options(souk_writes=True)
             with connection, connection.begin():
                 if not self.embedded:
                     connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 yield connection
 
+    def check_place(self) -> None:
+        """Raises UnusablePlace where a SQLite file cannot be made or written."""
+        if self.embedded:
+            sqlite_file.check_place(self._path)
+
     def check_schema(self, revision: str, version: str, connection: Connection | None = None) -> None:
         """Raises SchemaMismatch unless a service of `version`, made for `revision`, can work on this database.
 
         A migration writes down the oldest version that still works with what it makes, so a schema that is newer
         than the service is no obstacle by itself. A `connection` is used where there is one, and what it has locked.
+        Raises UnusablePlace.
         """
+        if connection is None:
+            self.check_place()
         with self._translated(), self.engine.connect() if connection is None else nullcontext(connection) as connection:
             if not self.engine.dialect.has_table(connection, "schema_support"):
                 raise SchemaBehind("the database is empty; run the `migrate` command first")
@@ -187,8 +182,8 @@ class Database:
     def close(self) -> None:
         """Closes all connections."""
         self._close_kept()
-        if self._lock_file is not None:
-            self._lock_file.close()
+        if self.embedded:
+            self._turns.close()
 
     def _close_kept(self) -> None:
         while self._kept:
@@ -251,21 +246,16 @@ class Database:
             proxy.invalidate()
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, wait_s: float) -> Iterator[None]:
         if not self.embedded:
             yield
             return
-        with self._writing:  # an flock does not tell the threads of a process apart
-            try:
-                if self._lock_file is None:
-                    self._lock_file = self._lock_path.open("w")
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX)
-            except OSError as error:
-                raise StorageUnavailable from error
-            try:
+        try:
+            with self._turns.turn(wait_s):
                 yield
-            finally:
-                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+        except NotMyTurn as error:
+            log.warning("the database cannot be written: %s", error)
+            raise StorageUnavailable from error
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -309,23 +299,6 @@ def _parsed(url: str) -> URL:
     raise BadSetting(
         f"SOUK_{SERVICE.upper()}_DATABASE_URL must be sqlite:///path or postgresql://user:password@host/database"
     )
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # sqlite3 begins no transactions of its own; _begin_sqlite does
-    for pragma in _SQLITE:
-        connection.execute(f"PRAGMA {pragma}").close()
-    ((_, _, path),) = connection.execute("PRAGMA database_list")
-    connection.execute(f"PRAGMA wal_autocheckpoint={_log_pages(path)}").close()
-
-
-def _log_pages(path: str) -> int:
-    try:
-        disk = os.statvfs(path)
-    except OSError:  # what is wrong, SQLite will say
-        return _LOG_PAGES
-    share = disk.f_blocks * disk.f_frsize // _LOG_SHARE // _PAGE
-    return min(_LOG_PAGES, share or _LOG_PAGES)  # where there is no limit, a file system may say 0
 
 
 def _configure_postgresql(connection: Any, _record: object) -> None:

@@ -25,17 +25,20 @@ _ALONE = (
 def migrate(url: str) -> None:
     """Runs the migrations that the database has not seen; several may try at once.
 
-    A database that a newer version has migrated is left alone. Raises StorageUnavailable, and SchemaMismatch where
-    that version does not let this one work on it.
+    A database that a newer version has migrated is left alone. Raises StorageUnavailable, UnusablePlace, and
+    SchemaMismatch where that version does not let this one work on it.
     """
-    with closing(Database(url)) as database, database.begin() as connection:
-        for statement in () if database.embedded else _ALONE:
-            connection.exec_driver_sql(statement)
-        try:
-            database.check_schema(REVISION, __version__, connection)
-        except SchemaBehind:
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+    with closing(Database(url)) as database:
+        database.check_place()
+        with database.begin() as connection:
+            for statement in () if database.embedded else _ALONE:
+                connection.exec_driver_sql(statement)
+            try:
+                database.check_schema(REVISION, __version__, connection)
+            except SchemaBehind:
+                folder = str(Path(__file__).parent / "migrations")
+                config = Config()
+                config.set_main_option("script_location", folder.replace("%", "%%"))  # % begins a variable there
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
     log.info("the database has the schema of version %s, or a newer one that it can work with", __version__)
