@@ -20,6 +20,10 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Tests call what they start themselves. A proxy for the way out, which these variables name, is for installers only.
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "localhost,127.0.0.1,::1")))
+
 _AS_USER = """
 import os, sys
 os.setgroups([])

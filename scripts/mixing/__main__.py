@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 from uuid import uuid4
 
 from releasing import version
@@ -38,6 +38,7 @@ SERVICES = ("orders", "reservations", "loyalty")
 SHARES = (0, 10, 50, 100)
 CLIENTS = 8
 PATIENCE_S = 180.0
+_open = build_opener(ProxyHandler({})).open  # a proxy for the way out, which `http_proxy` names, is not for Souk
 ORDER = {"customer_id": "canary", "lines": [{"sku": "canary", "quantity": 1}]}
 
 
@@ -175,7 +176,7 @@ def call(url: str, body: object = None, method: str = "GET") -> tuple[int, str, 
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid4())}
     try:
-        with urlopen(Request(url, data, headers, method=method), timeout=30) as answer:  # noqa: S310 (our own URL)
+        with _open(Request(url, data, headers, method=method), timeout=30) as answer:  # noqa: S310 (our own URL)
             return answer.status, answer.headers.get("Souk-Served-By", ""), json.load(answer)
     except HTTPError as error:
         return error.code, error.headers.get("Souk-Served-By", ""), error.read().decode(errors="replace")

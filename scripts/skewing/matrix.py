@@ -6,7 +6,6 @@ from a database that all share, so with two of them a combination would be serve
 
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 from releasing.ledger import SERVICES
 
 from skewing.installed import Installed
-from skewing.processes import Failed, Process, free_addresses
+from skewing.processes import DIRECTLY, Failed, Process, free_addresses
 from skewing.scenarios import Outcome, Suite
 
 BACKENDS = SERVICES[1:]
@@ -101,7 +100,7 @@ def _ready(url: str, cell: Combination) -> None:
         if time.monotonic() > deadline:
             raise Failed(f"{cell[0]} should reach {wanted}, but after {READY_S:.0f} s it reaches {found}.")
         time.sleep(0.05)
-        with suppress(OSError, ValueError), urllib.request.urlopen(f"{url}/v1/versions", timeout=5) as answer:  # noqa: S310
+        with suppress(OSError, ValueError), DIRECTLY.open(f"{url}/v1/versions", timeout=5) as answer:
             found = json.load(answer)
 
 

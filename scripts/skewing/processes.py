@@ -17,6 +17,8 @@ from souk_contracts.probe import is_serving
 SERVING_S = 60.0
 STOPPED_S = 30.0
 _POLL_S = 0.05
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""A proxy for the way out, which `http_proxy` names, is not for Souk."""
 
 
 class Failed(Exception):
@@ -50,8 +52,13 @@ class Process:
         self._data = data
         self._log = data / f"{what.service}-{what.age}-{address.rpartition(':')[2]}.log"
         prefix = f"SOUK_{what.service.upper()}"
-        # Nothing of the environment's: neither settings of Souk's nor another version's packages.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SOUK_", "PYTHON"))}
+        # Nothing of the environment's: neither settings of Souk's nor another version's packages, nor a proxy, which
+        # versions before 1.2 would call each other through.
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SOUK_", "PYTHON")) and not name.lower().endswith("_proxy")
+        }
         self._environment = {
             **kept,
             **{f"SOUK_{service.upper()}_TARGET": target for service, target in targets.items()},
@@ -126,7 +133,7 @@ class Process:
         if self.what.service != "gateway":
             return is_serving(self.address)
         try:
-            with urllib.request.urlopen(f"http://{self.address}/health/live", timeout=2):
+            with DIRECTLY.open(f"http://{self.address}/health/live", timeout=2):
                 return True
         except OSError:
             return False

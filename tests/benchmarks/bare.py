@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from souk_contracts.channel import DIRECT
 from souk_contracts.loyalty import v1 as loyalty
 from souk_contracts.orders import v1 as orders
 from souk_contracts.reservations import v1 as reservations
@@ -70,7 +71,7 @@ async def serve_grpc(service: str, port: str) -> None:
 
 async def serve_rest(port: str, backends: list[str]) -> None:
     """Runs the gateway until it is told to stop."""
-    channels = [grpc.aio.insecure_channel(f"127.0.0.1:{each}") for each in backends]
+    channels = [grpc.aio.insecure_channel(f"127.0.0.1:{each}", options=[DIRECT]) for each in backends]
     reserve = reservations.ReservationsStub(channels[0]).reserve
     hold = loyalty.LoyaltyStub(channels[1]).hold
     create = orders.OrdersStub(channels[2]).create

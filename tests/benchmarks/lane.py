@@ -24,6 +24,8 @@ import grpc  # noqa: E402 (the pollers have to be preferred first)
 import uvloop  # noqa: E402
 from benching.usage import cpu_s  # noqa: E402
 
+from souk_contracts.channel import DIRECT  # noqa: E402
+
 MESSAGE = b"x" * 8000
 ROUNDS, EXCHANGES = 5, 2000
 CALL, LANE = "/benchmark.Echo/Call", "/benchmark.Echo/Lane"
@@ -73,7 +75,7 @@ async def measure(port: int) -> None:
     """Lets both take turns, and prints a table."""
     ways: dict[str, Callable[[Any], Awaitable[None]]] = {"a call of its own": calls, "a message on a stream": messages}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[DIRECT]) as channel:
         await channel.channel_ready()
         for _ in range(ROUNDS):
             for name, way in ways.items():

@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 
 from souk_contracts.batch_codec import SERVICE_NAME, decode_calls, decode_results
-from souk_contracts.channel import peer_of
+from souk_contracts.channel import DIRECT, peer_of
 from souk_contracts.errors import error_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -137,7 +137,7 @@ class GrpcProxy(grpc.GenericRpcHandler):
         self.calls: list[str] = []
 
     async def start(self) -> None:
-        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
+        options = [DIRECT, ("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
         self._channel = grpc.aio.insecure_channel(
             self._upstream, options=[*options, ("grpc.min_reconnect_backoff_ms", 50)]
         )

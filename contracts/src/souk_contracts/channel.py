@@ -7,6 +7,9 @@ import grpc
 
 DEFAULT_TIMEOUT_S = 5.0
 
+DIRECT = ("grpc.enable_http_proxy", 0)
+"""The option of a channel that goes to its peer itself: `http_proxy` names the way out, not the one to a neighbour."""
+
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
@@ -35,6 +38,7 @@ def connect(target: str, *, user_agent: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(
         target if "://" in target or target.startswith("unix:") else f"dns:///{target}",
         options=[
+            DIRECT,
             ("grpc.service_config", _SERVICE_CONFIG),
             ("grpc.primary_user_agent", user_agent),
             # A peer that vanished without a FIN is noticed within 25 s.

@@ -15,7 +15,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 import souk_contracts.batch.v1.codec  # noqa: F401 (so that reflection can describe it)
-from souk_contracts import batch_codec
+from souk_contracts import batch_codec, stopping
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.errors import Refused
 from souk_contracts.handlers import Batched, failure
@@ -139,10 +139,12 @@ class GrpcServer:
 
 
 def termination() -> asyncio.Event:
-    """An event of the running loop that SIGTERM and SIGINT set."""
+    """An event of the running loop that SIGTERM and SIGINT set; one that has come before is not lost."""
     event = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, event.set)
+    if stopping.has_come():
+        event.set()
     return event
 
 

@@ -1,5 +1,10 @@
 """`python -m souk_gateway serve` runs the gateway; the exit code of `health` says whether one answers."""
 
+from souk_contracts.stopping import stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()  # before all that takes time to load
+
 import gc
 import os
 import sys

@@ -1,7 +1,14 @@
-"""`python -m souk_… serve | migrate | health | prune`. Exit codes: 1 failed, 2 bad usage or settings.
+"""`python -m souk_… serve | migrate | health | prune`. Exit codes: 1 failed, 2 bad usage or settings, 143 SIGTERM.
+
+`serve` exits with 0 if SIGTERM comes when it listens.
 
 The same file stands in every service that has a database; see docs/adr/0003-one-writer.md.
 """
+
+from souk_contracts.stopping import stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()  # before all that takes time to load
 
 import argparse
 import gc
