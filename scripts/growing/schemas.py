@@ -101,8 +101,13 @@ def _values(side: Side, given: Node, wanted: Node, place: str) -> Iterator[Findi
 def _limits(side: Side, given: Node, wanted: Node, place: str) -> Iterator[Finding]:
     for keyword in (*LOWEST, *HIGHEST, *EXACT):
         if keyword in wanted and not _keeps(keyword, given.get(keyword), wanted[keyword]):
-            text = f"{given.get(keyword, 'no limit')} is not within {wanted[keyword]}"
+            text = not_within(given.get(keyword, "no limit"), wanted[keyword])
             yield side.finding("LIMIT", pointer(place, keyword), text)
+
+
+def not_within(limit: object, wanted: object) -> str:
+    """What a finding says of a limit that became narrower."""
+    return f"{limit} is not within {wanted}"
 
 
 def _keeps(keyword: str, limit: Any, wanted: Any) -> bool:

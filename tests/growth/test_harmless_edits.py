@@ -109,7 +109,7 @@ DOCUMENT: dict[str, tuple[tuple[str | int, ...], object]] = {
     "an operation that is deprecated": (("paths", "/order", "post", "deprecated"), True),
     "a schema that stands where it is used": (
         ("components", "schemas", "OrderRequest", "properties", "customer_id"),
-        {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+        {"type": "string", "minLength": 1, "maxLength": 64, "pattern": r"^(?!\.\.?$)[A-Za-z0-9._-]{1,64}$"},
     ),
 }
 

@@ -1,5 +1,7 @@
 """Bad input: a problem that says what to mend, and nothing is asked of any service."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -9,6 +11,8 @@ from gateway_services import Shop
 ORDER = b'{"customer_id":"c-1","lines":[{"sku":"tea","quantity":%s}]}'
 LINE = b'{"sku":"s-%d","quantity":1}'
 CUP = {"name": "Cup", "unit_price": 1, "on_hand": 1}
+# Unicode's property Bidi_Control.
+BIDI_CONTROL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 BO = {"name": "Bo", "tier": "gold", "points": 1}
 
 
@@ -56,7 +60,7 @@ async def refused(answer: httpx.Response, status: int = 400, reason: str = "inva
         (b'{"customer_id":"c-1","lines":[{"sku":"tea"}]}', "lines[0]: missing required field `quantity`"),
         (b'{"customer_id":"c-1","lines":[]}', "lines: expected an array of length >= 1"),
         (b'{"customer_id":"c-1","lines":[%s]}' % b",".join(LINE % n for n in range(101)), "length <= 100"),
-        (b'{"customer_id":"c-1","lines":[%s,%s]}' % (LINE % 1, LINE % 1), "SKU 's-1' appears twice"),
+        (b'{"customer_id":"c-1","lines":[%s,%s]}' % (LINE % 1, LINE % 1), "lines: the SKU 's-1' appears twice"),
         (ORDER % b"0", "lines[0].quantity: expected an integer >= 1"),
         (ORDER % b"-1", "lines[0].quantity: expected an integer >= 1"),
         (ORDER % b"1000001", "lines[0].quantity: expected an integer <= 1000000"),
@@ -69,6 +73,16 @@ async def refused(answer: httpx.Response, status: int = 400, reason: str = "inva
         (ORDER % b"null", "lines[0].quantity: expected an integer, got null"),
         (ORDER % b'"1"', "lines[0].quantity: expected an integer, got a string"),
         (ORDER % b'1,"quantity":true', "lines[0].quantity"),
+        (ORDER % b'1,"quantity":2', "quantity: the member came more than once in the same object"),
+        (ORDER % b'1,"\\u0073ku":"coffee"', "sku: the member came more than once in the same object"),
+        ((ORDER % b"1")[:-1] + b',"customer_id":"c-1"}', "customer_id: the member came more than once"),
+        (
+            b'{"customer_id":"."}',
+            "customer_id: expected 1 to 64 letters, digits, dots, underscores or hyphens, but not",
+        ),
+        (b'{"customer_id":"c-1","lines":[{"sku":"..","quantity":1}]}', "lines[0].sku: expected 1 to 64 letters"),
+        ((ORDER % b"1")[:-1] + b',"note":"\\u009b2J"}', "note: expected text without control characters"),
+        ((ORDER % b"1")[:-1] + b',"note":"\\uffff"}', "note: expected text without control characters"),
         ((ORDER % b"1")[:-1] + b',"redeem_points":-1}', "redeem_points: expected an integer >= 0"),
         (
             (ORDER % b"1")[:-1] + b',"redeem_points":1000000000001}',
@@ -92,6 +106,15 @@ async def test_an_order_that_is_not_as_the_contract_says_is_refused(
     ("path", "body", "says"),
     [
         ("/v1/items/cup", {"name": "", "unit_price": 1, "on_hand": 1}, "name: expected 1 to 200 characters"),
+        *(
+            (path, {**body, "name": name}, "name: expected 1 to 200 characters, not only spaces, without control")
+            for path, body in (("/v1/items/cup", CUP), ("/v1/customers/c-2", BO))
+            for name in (" ", "\u3000 \u200b", "\x9b2J", "\u2028", "\ufdd0")
+        ),
+        *(
+            ("/v1/items/cup", {**CUP, "name": f"ab{character}c"}, "without control characters, line breaks and changes")
+            for character in BIDI_CONTROL
+        ),
         ("/v1/items/cup", {"name": "a\tb", "unit_price": 1, "on_hand": 1}, "name: expected 1 to 200 characters"),
         ("/v1/items/cup", {"name": "x" * 201, "unit_price": 1, "on_hand": 1}, "name: expected 1 to 200 characters"),
         ("/v1/items/cup", {"name": "x", "unit_price": -1, "on_hand": 1}, "unit_price: expected an integer >= 0"),
@@ -105,12 +128,19 @@ async def test_an_order_that_is_not_as_the_contract_says_is_refused(
         (
             "/v1/customers/c-2",
             {**BO, "tier_expires_at": "2027-01-01T00:00:00"},
-            "expected a time with an offset",
+            "tier_expires_at: expected a time such as",
         ),
         (
             "/v1/customers/c-2",
             {**BO, "tier_expires_at": 1798761600},
             "expected a time or null, got an integer",
+        ),
+        *(
+            ("/v1/customers/c-2", {**BO, "tier_expires_at": time}, "tier_expires_at: expected a time such as")
+            for time in (
+                *("2027-01-01T00:00:00+0100", "2027-01-01 00:00:00Z", "2027-01-01T00:00:00+24:00"),
+                *("2027-02-30T00:00:00Z", "2016-12-31T23:59:60Z", "2027-01-01T00:00:00Z\n", ""),
+            )
         ),
         ("/v1/customers/c-2", {**BO, "tier_expires_at": "1970-01-01T00:00:00Z"}, "after 1970-01-01"),
         ("/v1/customers/c-2", {**BO, "tier_expires_at": "9999-12-31T23:59:59-01:00"}, "before the year 10000"),
@@ -163,6 +193,42 @@ async def test_a_body_of_another_type_is_refused(client: httpx.AsyncClient, cont
     assert "application/json" in await refused(answer, 415, "unsupported-media-type")
 
 
+async def test_content_types_that_contradict_each_other_are_refused(client: httpx.AsyncClient) -> None:
+    headers = [("Content-Type", "application/json"), ("Content-Type", "text/plain")]
+    answer = await client.post("/v1/orders", content=ORDER % b"1", headers=headers)
+    assert "application/json, text/plain" in await refused(answer, 415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "identity, gzip", "GZIP", "aws-chunked"])
+async def test_an_encoded_body_is_refused(client: httpx.AsyncClient, coding: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+    answer = await client.post("/v1/orders", content=ORDER % b"1", headers=headers)
+    assert coding in await refused(answer, 415, "unsupported-media-type")
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "Identity,"])
+async def test_identity_is_no_encoding(client: httpx.AsyncClient, coding: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+    assert "missing required" in await refused(await client.post("/v1/orders", content=b"{}", headers=headers))
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("x - at `$.customer_id", None), ("x` - at `$.customer_id", None), ("`int`", None)],
+)
+async def test_the_name_of_an_unknown_member_is_no_place(
+    client: httpx.AsyncClient, name: str, field: str | None
+) -> None:
+    answer = await client.post("/v1/orders", json={name: 1, "customer_id": "c-1"})
+    assert f"unknown field `{name}`" in await refused(answer)
+    assert answer.json().get("field") == field
+    line = {"sku": "tea", "quantity": 1, name: 1}
+    answer = await client.post("/v1/orders", json={"customer_id": "c-1", "lines": [line]})
+    await refused(answer)
+    assert answer.json()["field"] == "lines[0]"
+
+
 async def test_json_may_come_with_parameters_and_in_capitals(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/orders", content=b"{}", headers={"Content-Type": "Application/JSON; charset=utf-8"})
     assert "missing required field" in await refused(answer)
@@ -200,10 +266,38 @@ async def test_two_keys_are_refused(client: httpx.AsyncClient) -> None:
         "/v1/items/tea%0A",
         f"/v1/items/{'a' * 65}",
         "/v1/customers/%C3%A9",
+        "/v1/items/a%2Fb",
+        "/v1/items/a%2fb",
+        "/v1/items/tea%2Frestock",
+        "/v1/items/%2E",
+        "/v1/customers/%2e%2E",
+        "/v1/orders/00000000-0000-4000-8000-000000000000%2Fcancel",
     ],
 )
 async def test_an_id_that_cannot_be_one_is_refused(client: httpx.AsyncClient, path: str) -> None:
     await refused(await client.get(path))
+
+
+@pytest.mark.parametrize("path", ["/v1/items/tea%2Frestock", "/v1/items%2Ftea/restock", "/v1/items/tea/restock%0A"])
+async def test_what_is_encoded_in_a_path_separates_and_ends_nothing(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.post(path, json={"quantity": 1})
+    assert answer.status_code in (404, 405)
+
+
+@pytest.mark.parametrize("path", ["/v1/items/.", "/v1/items/..", "/v1/customers/.", "/v1/items/../restock"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
+async def test_dots_that_clients_take_out_of_paths_are_no_ids(
+    client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    # As it is: httpx would take them out itself.
+    host, port = client.base_url.host, client.base_url.port
+    reader, writer = await asyncio.open_connection(host, port)
+    body = json.dumps(BO if "customers" in path else {"quantity": 1} if "restock" in path else CUP)
+    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    answer = await reader.read()
+    writer.close()
+    assert answer.split()[1] in (b"400", b"405"), answer
 
 
 @pytest.mark.parametrize(
@@ -275,7 +369,7 @@ async def test_the_prototypes_request_needs_a_name_and_a_boolean(client: httpx.A
     await refused(await client.post(f"/order?{query}"))
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/orders/", "/v1/items/a/b", "/v1/items/a%2Fb", "/v2/orders"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/orders/", "/v1/items/a/b", "/v1%2Forders", "/v1/orders%0A", "/v2/orders"])
 async def test_a_path_that_is_not_served_is_a_problem(client: httpx.AsyncClient, path: str) -> None:
     assert "/docs" in await refused(await client.get(path), 404, "not-found")
 

@@ -1,6 +1,9 @@
 """The contract, the page that shows it, and the pages of problems."""
 
+import base64
+import hashlib
 import re
+from html.parser import HTMLParser
 
 import httpx
 import pytest
@@ -8,16 +11,36 @@ import pytest
 from souk_gateway.app import application
 from souk_gateway.backends import Backends
 from souk_gateway.models import (
+    ID_PATTERN,
+    KNOWN_ID,
     MAX_LINES,
     MAX_NUMBER,
     MAX_POINTS,
     MAX_QUANTITY,
     MAX_UNIT_PRICE,
+    NAME_PATTERN,
+    TEXT_PATTERN,
 )
 from souk_gateway.problems import BY_NAME
 from souk_gateway.reading import MAX_PAGE_SIZE
 from souk_gateway.settings import Settings
 from souk_gateway.targets import SERVICES
+
+
+class Inline(HTMLParser):
+    """What a page carries itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, list[str]] = {}
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes |= {f"{tag} {name}" for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem:
+            self.texts.setdefault(self.cdata_elem, []).append(data)
 
 
 async def test_the_contract_and_the_gateway_serve_the_same_routes(client: httpx.AsyncClient) -> None:
@@ -56,6 +79,21 @@ async def test_the_contract_states_the_limits_that_are_kept(client: httpx.AsyncC
     assert contract["components"]["parameters"]["PageSize"]["schema"]["maximum"] == MAX_PAGE_SIZE
 
 
+async def test_the_contract_states_the_patterns_that_are_kept(client: httpx.AsyncClient) -> None:
+    contract = (await client.get("/openapi.json")).json()
+    schemas = contract["components"]["schemas"]
+    item = contract["paths"]["/v1/items/{sku}"]["put"]["requestBody"]["content"]["application/json"]["schema"]
+    filters = {each["name"]: each for each in contract["paths"]["/v1/orders"]["get"]["parameters"] if "name" in each}
+    for pattern, declared in (
+        (ID_PATTERN, schemas["Identifier"]),
+        (KNOWN_ID.pattern, filters["customer_id"]["schema"]),
+        (NAME_PATTERN, schemas["Name"]),
+        (TEXT_PATTERN, schemas["OrderRequest"]["properties"]["note"]),
+        (TEXT_PATTERN, item["properties"]["description"]),
+    ):
+        assert declared["pattern"] == pattern.replace(r"\A", "^").replace(r"\Z", "$")
+
+
 async def test_the_docs_page_loads_nothing_from_any_other_host(client: httpx.AsyncClient) -> None:
     answer = await client.get("/docs")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -63,6 +101,19 @@ async def test_the_docs_page_loads_nothing_from_any_other_host(client: httpx.Asy
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "connect-src 'self'" in policy
+
+
+async def test_the_docs_page_runs_no_script_but_its_own(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/docs")
+    policy = dict(each.strip().split(" ", 1) for each in answer.headers["content-security-policy"].split(";"))
+    page = Inline()
+    page.feed(answer.text)
+    assert {kind: len(texts) for kind, texts in page.texts.items()} == {"script": 1, "style": 1}
+    names = {each.partition(" ")[2] for each in page.attributes}
+    assert not [name for name in names if name in ("style", "src", "srcdoc") or name.startswith("on")]
+    for kind, (text,) in page.texts.items():
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -80,6 +131,30 @@ async def test_a_copy_that_is_still_good_is_not_sent_again(client: httpx.AsyncCl
     assert again.headers["etag"] == first.headers["etag"]
     changed = await client.get(path, headers={"If-None-Match": '"other"'})
     assert changed.content == first.content
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        *(("*", 304), ('W/"tag"', 304), ('"x", "tag"', 304), ('"x",, W/"y" ,"tag",', 304)),
+        *(
+            ('x"tag"', 200),
+            ('"tag', 200),
+            ("tag", 200),
+            ('"x"tag"', 200),
+            ('w/"tag"', 200),
+            ('"tag" x', 200),
+            ("", 200),
+        ),
+        *(('"tag", *', 200), ('"x,tag"', 200)),
+    ],
+)
+async def test_a_copy_is_named_by_a_list_of_entity_tags(client: httpx.AsyncClient, form: str, status: int) -> None:
+    tag = (await client.get("/docs")).headers["etag"]
+    answer = await client.get(
+        "/docs", headers={"If-None-Match": form.replace('tag"', tag[1:]).replace('"tag', tag[:-1])}
+    )
+    assert answer.status_code == status
 
 
 async def test_a_head_request_gets_the_headers_only(client: httpx.AsyncClient) -> None:

@@ -112,6 +112,38 @@ async def test_what_a_service_before_1_1_does_not_keep_is_not_in_the_answer(
     assert (put.status_code, "tier_expires_at" in put.json()) == (200, False)
 
 
+@pytest.mark.parametrize("path", ["/v1/%6Frders", "/v1/order%73?page_size=1"])
+async def test_a_path_may_be_encoded_where_it_need_not_be(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.get(path)).status_code == 200
+
+
+async def test_ids_of_dots_that_there_are_can_still_be_listed(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/orders?customer_id=..")).json() == {"orders": [], "next_page_token": None}
+
+
+@pytest.mark.parametrize("name", ["日本茶", "شاي أخضر", "Thé d’été", "👩‍🌾🏴󠁧󠁢󠁥󠁮󠁧󠁿", "a  b", "\u200cمی‌خواهم"])
+async def test_names_of_all_languages_are_kept(client: httpx.AsyncClient, name: str) -> None:
+    put = await client.put("/v1/items/cup", json={"name": name, "unit_price": 1, "on_hand": 1})
+    assert (put.status_code, put.json()["name"]) == (200, name)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "caching"),
+    [
+        *(("GET", path, "no-store") for path in ("/v1/orders", "/v1/items", "/v1/customers", "/v1/customers/c-1")),
+        *(("GET", path, "no-store") for path in ("/v1/orders/17", "/nowhere", "/", "/health/live", "/v1/versions")),
+        *(("POST", path, "no-store") for path in ("/v1/orders", "/order?name=test")),
+        *(("GET", path, "no-cache") for path in ("/docs", "/openapi.json")),
+    ],
+)
+async def test_no_answer_is_stored_or_taken_for_another_type(
+    client: httpx.AsyncClient, method: str, path: str, caching: str
+) -> None:
+    answer = await client.request(method, path, json=TEA if method == "POST" else None)
+    assert answer.headers.get_list("cache-control") == [caching]
+    assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
+
+
 async def test_an_order_shows_its_history_and_a_list_does_not(client: httpx.AsyncClient, shop: Shop) -> None:
     path = (await client.post("/v1/orders", json=TEA)).headers["location"]
     shop.orders.histories[path.rpartition("/")[2]] = [

@@ -17,11 +17,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from souk_gateway.errors import Rejected, Unavailable, quoted
 from souk_gateway.exchange import Exchange
 from souk_gateway.problems import TABLE, kind_of, problem
-from souk_gateway.reading import BODY, path_of, received
+from souk_gateway.reading import BODY, path_of, received, routed_path
 from souk_gateway.routes import exchange_of
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("souk_gateway.access")
+
+_COMMON = ((b"x-content-type-options", b"nosniff"),)
+# Orders and customers are personal, and nothing else that changes is worth a rule of its own.
+_NOT_STORED = (b"cache-control", b"no-store")
 
 
 class Edge:
@@ -62,7 +66,9 @@ class Edge:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message["headers"], (b"souk-served-by", exchange.served_by().encode())]
+                message["headers"] = [*message["headers"], *_COMMON, (b"souk-served-by", exchange.served_by().encode())]
+                if not any(name == b"cache-control" for name, _ in message["headers"]):
+                    message["headers"].append(_NOT_STORED)
             await send(message)
 
         try:
@@ -80,6 +86,7 @@ class Edge:
             )
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["path"] = routed_path(scope)
         scope["app"] = self  # makes the router raise an error for an unknown path, instead of answering by itself
         try:
             # Read it first, even where no handler needs it: an unread body would block the connection.
@@ -104,7 +111,7 @@ def _problem_of(request: Request, error: Exception) -> Response:
         return _problem(request, "METHOD_NOT_ALLOWED", detail, headers={"Allow": allowed})
     if isinstance(error, HTTPException):
         return _problem(request, "NOT_FOUND", "this path does not exist; /docs lists the paths that do")
-    log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
+    log.error("%s %s failed", request.method, path_of(request.scope), exc_info=error)
     return _problem(request, "INTERNAL", "the gateway failed unexpectedly; its log has the details")
 
 

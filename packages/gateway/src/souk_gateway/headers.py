@@ -27,6 +27,7 @@ _BARE_KEY = re.compile(r"[!#-~](?:[ -~]{0,253}[!-~])?")
 # otherwise each quote would be looked for an end of its own.
 _PREFERENCES = re.compile(r'(,)|[^",]+|"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 _WAIT = re.compile(r"\s*wait\s*=\s*(\"?)([0-9]{1,9})\1\s*(?:;.*)?", re.IGNORECASE)
+_TAG = re.compile(r'[ \t]*(?:(?:W/)?("[!#-~\x80-\xff]*"))?[ \t]*(?:,|\Z)')
 _VERSION_WANTED = re.compile(rf"[ \t]*([a-z]+)=({VERSION})[ \t]*")
 _ESCAPED = re.compile(r"\\(.)")
 
@@ -97,4 +98,23 @@ def preferred_versions(request: Request) -> dict[str, str]:
         if match[1] in found:
             raise invalid("Souk-Prefer", f"{quoted(match[1])} appears twice; name each service once")
         found[match[1]] = match[2]
+    return found
+
+
+def names_tag(request: Request, tag: str) -> bool:
+    """Whether If-None-Match names an entity tag, which is in its quotes; one that cannot be read names none.
+
+    Source: RFC 9110, 13.1.2.
+    """
+    text = ",".join(values(request, b"if-none-match"))
+    if text.strip() == "*":
+        return True
+    position = 0
+    found = False
+    while position < len(text):
+        match = _TAG.match(text, position)
+        if match is None:
+            return False
+        found = found or match[1] == tag
+        position = match.end()
     return found

@@ -16,13 +16,25 @@ from souk_contracts.orders.v1 import HistoryEntry, Order, OrderStatus
 from souk_contracts.reservations.v1 import Item
 
 # msgspec searches; the ends of the text are part of the pattern. `\Z`, since `$` would let a line feed pass.
-ID_PATTERN = r"\A[A-Za-z0-9._-]{1,64}\Z"
+KNOWN_ID = re.compile(r"\A[A-Za-z0-9._-]{1,64}\Z")
+"""An id that there may be: . and .. could be put before version 1.2."""
+KNOWN_ID_WANTED = "1 to 64 letters, digits, dots, underscores or hyphens"
+# Clients take . and .. out of a path before they send it: RFC 3986, 5.2.4.
+ID_PATTERN = r"\A(?!\.\.?\Z)[A-Za-z0-9._-]{1,64}\Z"
 ID = re.compile(ID_PATTERN)
-ID_WANTED = "1 to 64 letters, digits, dots, underscores or hyphens"
-NAME_PATTERN = r"\A[^\x00-\x1f\x7f]{1,200}\Z"
+ID_WANTED = f"{KNOWN_ID_WANTED}, but not . or .."
+# What a text may not have, after RFC 9839: controls but tabs and line breaks, and what Unicode calls noncharacters.
+# A name is shown among other texts, so it may neither break a line nor turn the direction of what follows it (Unicode's
+# Bidi_Control), and has something to be seen. See docs/adr/0015-narrowing.md.
+_NO_CHARACTERS = r"\ufdd0-\ufdef\ufffe\uffff"
+_BLANKS = r" \u00a0\u1680\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff"
+NAME_PATTERN = (
+    rf"\A(?![{_BLANKS}]*\Z)"
+    rf"[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069{_NO_CHARACTERS}]{{1,200}}\Z"
+)
 NAME = re.compile(NAME_PATTERN)
-NAME_WANTED = "1 to 200 characters, without control characters"
-TEXT_PATTERN = r"\A[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*\Z"
+NAME_WANTED = "1 to 200 characters, not only spaces, without control characters, line breaks and changes of direction"
+TEXT_PATTERN = rf"\A[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{_NO_CHARACTERS}]*\Z"
 TEXT_WANTED = "text without control characters (tabs and line breaks are allowed)"
 
 MAX_LINES = 100
@@ -41,6 +53,8 @@ Points = Annotated[int, Meta(ge=0, le=MAX_POINTS)]
 Note = Annotated[str, Meta(pattern=TEXT_PATTERN, max_length=MAX_NOTE)]
 Description = Annotated[str, Meta(pattern=TEXT_PATTERN, max_length=MAX_DESCRIPTION)]
 
+# RFC 3339, 5.6; msgspec takes a space for the T, too, and offsets without a colon.
+_TIME = re.compile(r"[0-9]{4}(?:-[0-9]{2}){2}T(?:[0-9]{2}:){2}[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})", re.I)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_US = 253_402_300_799_999_999
 """The last microsecond of the year 9999."""
@@ -62,7 +76,7 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         seen: set[str] = set()
         for line in self.lines:
             if line.sku in seen:
-                raise ValueError(f"lines: SKU {line.sku!r} appears twice; put its whole quantity into one line")
+                raise ValueError(f"lines: the SKU {line.sku!r} appears twice; put its whole quantity into one line")
             seen.add(line.sku)
 
 
@@ -81,18 +95,18 @@ class CustomerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     tier: Literal["standard", "silver", "gold"]
     points: Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)] | UnsetType = UNSET
-    tier_expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType | None = UNSET
+    tier_expires_at: str | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
-        if isinstance(self.tier_expires_at, datetime) and not 0 < _microseconds(self.tier_expires_at) <= _LAST_US:
-            raise ValueError("tier_expires_at: expected a time after 1970-01-01 and before the year 10000, in UTC")
+        if isinstance(self.tier_expires_at, str):
+            _time_us("tier_expires_at", self.tier_expires_at)
 
     @property
     def tier_expires_at_us(self) -> int | None:
         """As loyalty has it: 0 for never, None to leave it as it was."""
-        if self.tier_expires_at is UNSET:
-            return None
-        return 0 if self.tier_expires_at is None else _microseconds(self.tier_expires_at)
+        if isinstance(self.tier_expires_at, str):
+            return _time_us("tier_expires_at", self.tier_expires_at)
+        return None if self.tier_expires_at is UNSET else 0
 
 
 class OrderLineAnswer(msgspec.Struct):
@@ -184,8 +198,18 @@ _STATUS_NAMES = {status: name for name, status in STATUSES.items()}
 _TIER_NAMES = {tier: name for name, tier in TIERS.items()}
 
 
-def _microseconds(time: datetime) -> int:
-    return (time - _EPOCH) // timedelta(microseconds=1)
+def _time_us(name: str, text: str) -> int:
+    """A time of RFC 3339 in microseconds since the Unix epoch. Raises ValueError."""
+    try:
+        time = msgspec.convert(text, datetime) if _TIME.fullmatch(text) else None
+    except msgspec.ValidationError:  # such as the 30th of February, and leap seconds
+        time = None
+    if time is None:
+        raise ValueError(f"{name}: expected a time such as 2027-01-31T12:00:00Z or 2027-01-31T12:00:00+02:00")
+    time_us = (time - _EPOCH) // timedelta(microseconds=1)
+    if not 0 < time_us <= _LAST_US:
+        raise ValueError(f"{name}: expected a time after 1970-01-01 and before the year 10000, in UTC")
+    return time_us
 
 
 def rfc3339(time_us: int) -> str:

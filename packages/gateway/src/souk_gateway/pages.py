@@ -1,7 +1,9 @@
 """What the gateway answers without calling orders: health, targets, versions, the contract, and pages for people."""
 
 import asyncio
+import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -14,14 +16,11 @@ from souk_gateway import __version__
 from souk_gateway.backends import Backends
 from souk_gateway.clients import health
 from souk_gateway.errors import Rejected, quoted
+from souk_gateway.headers import names_tag
 from souk_gateway.problems import BY_NAME
 from souk_gateway.routes import exchange_of, json_answer, route
 
-# The docs page carries its script and its style itself, and talks to nobody but this gateway.
-_DOCS_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+_INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 class Status:
@@ -91,10 +90,22 @@ def static_routes() -> list[Route]:
     docs = (files("souk_gateway") / "docs.html").read_bytes()
     return [
         _static("/openapi.json", contract, "application/json"),
-        _static("/docs", docs, "text/html; charset=utf-8", {"Content-Security-Policy": _DOCS_POLICY}),
+        _static("/docs", docs, "text/html; charset=utf-8", {"Content-Security-Policy": _policy(docs)}),
         route("/", get=_to_docs),
         route("/problems/{name}", get=_problem_page),
     ]
+
+
+def _policy(page: bytes) -> str:
+    """What a page may do: run the script and use the style that stand in it, and talk to this gateway alone."""
+    inline = {
+        kind.decode(): f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
+        for kind, text in _INLINE.findall(page)
+    }
+    return (
+        f"default-src 'none'; script-src {inline['script']}; style-src {inline['style']}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 def _static(path: str, content: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> Route:
@@ -103,7 +114,7 @@ def _static(path: str, content: bytes, media_type: str, headers: Mapping[str, st
     caching = {"ETag": tag, "Cache-Control": "no-cache", **(headers or {})}
 
     async def get(request: Request) -> Response:
-        if tag in request.headers.get("if-none-match", ""):
+        if names_tag(request, tag):
             return Response(None, 304, caching)
         return Response(content, 200, caching, media_type)
 

@@ -27,6 +27,8 @@ class Kind:
     retry_after_s: int | None = None
     status_in_path: int | None = None
     """The status to use instead when the request's path, not its body, names what is unknown."""
+    headers: Mapping[str, str] | None = None
+    """What every such answer has."""
 
     @property
     def name(self) -> str:
@@ -65,7 +67,8 @@ _KINDS = (
         "UNSUPPORTED_MEDIA_TYPE",
         415,
         "Unsupported media type",
-        "Send the body as JSON, with the header Content-Type: application/json.",
+        "Send the body as JSON, with the header Content-Type: application/json and without a Content-Encoding.",
+        headers={"Accept-Encoding": "identity"},
     ),
     # The order asks for something that it cannot have.
     Kind(
@@ -232,7 +235,7 @@ def problem(
     for key, value in (metadata or {}).items():
         name = f"current_{key}" if key in _STANDARD_MEMBERS else key
         members[name] = int(value) if key in _NUMBERS and value.isdecimal() else value
-    answer = Response(_encode(members), status, headers, MEDIA_TYPE)
+    answer = Response(_encode(members), status, {**(kind.headers or {}), **(headers or {})}, MEDIA_TYPE)
     if kind.retry_after_s is not None:
         answer.headers["Retry-After"] = str(kind.retry_after_s)
     return answer

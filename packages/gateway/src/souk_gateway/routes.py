@@ -16,13 +16,14 @@ from souk_contracts.orders.v1 import ListRequest, Order, OrderStatus, Refusal
 from souk_contracts.reservations.v1 import ListItemsRequest, PutItemRequest, RestockItemRequest
 from souk_gateway import reading
 from souk_gateway.backends import Backends
+from souk_gateway.bodies import body
 from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
 from souk_gateway.errors import Rejected, Unavailable, invalid, quoted
 from souk_gateway.exchange import Exchange
 from souk_gateway.headers import MAX_WAIT_S, idempotency_key, preferred_versions, preferred_wait_s
 from souk_gateway.models import (
-    ID,
-    ID_WANTED,
+    KNOWN_ID,
+    KNOWN_ID_WANTED,
     NAME,
     NAME_WANTED,
     STATUSES,
@@ -142,7 +143,7 @@ class Resources:
 
     async def place_order(self, request: Request) -> Response:
         key, wait_s = idempotency_key(request), preferred_wait_s(request)
-        wanted = reading.body(request, _order_decoder)
+        wanted = body(request, _order_decoder)
         exchange = exchange_of(request)
         decision = await self._saga.place(wanted, key, exchange)
         outcome = decision.outcome
@@ -180,7 +181,7 @@ class Resources:
         parameters = reading.query(request, "customer_id", "status", "page_size", "page_token")
         size, token = reading.page(parameters)
         wanted = ListRequest(
-            customer_id=reading.matching(parameters, "customer_id", ID, ID_WANTED),
+            customer_id=reading.matching(parameters, "customer_id", KNOWN_ID, KNOWN_ID_WANTED),
             status=reading.one_of(parameters, "status", STATUSES, OrderStatus.UNSPECIFIED),
             page_size=size,
             page_token=token,
@@ -212,7 +213,7 @@ class Resources:
 
     async def put_item(self, request: Request) -> Response:
         sku = reading.identifier(request, "sku")
-        wanted = reading.body(request, _item_decoder)
+        wanted = body(request, _item_decoder)
         item = await self._reservations.put_item(
             PutItemRequest(
                 sku=sku,
@@ -227,7 +228,7 @@ class Resources:
 
     async def restock_item(self, request: Request) -> Response:
         sku = reading.identifier(request, "sku")
-        wanted = reading.body(request, _restock_decoder)
+        wanted = body(request, _restock_decoder)
         item = await self._reservations.restock_item(
             RestockItemRequest(sku=sku, quantity=wanted.quantity), exchange_of(request)
         )
@@ -248,7 +249,7 @@ class Resources:
 
     async def put_customer(self, request: Request) -> Response:
         customer_id = reading.identifier(request, "id")
-        wanted = reading.body(request, _customer_decoder)
+        wanted = body(request, _customer_decoder)
         account = await self._loyalty.put_account(
             PutAccountRequest(
                 customer_id=customer_id,
