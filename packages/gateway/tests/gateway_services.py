@@ -61,6 +61,7 @@ class Orders(orders.OrdersServicer):
         self.decided: dict[str, tuple[bytes, orders.Order | orders.Refusal]] = {}
         self.confirm_at_once = False
         self.is_1_0 = False
+        self.pause_ms = 0
         self.settled = asyncio.Event()
         self.histories: dict[str, list[orders.HistoryEntry]] = {}
 
@@ -99,7 +100,7 @@ class Orders(orders.OrdersServicer):
             note="" if self.is_1_0 else request.note,
         )
         decision, replayed = self._decide(request.order_id, request.fingerprint, order)
-        return orders.CreateResponse(**decision, replayed=replayed)
+        return orders.CreateResponse(**decision, replayed=replayed, pause_ms=self.pause_ms)
 
     async def refuse(self, request: orders.RefuseRequest) -> orders.RefuseResponse:
         await self.faults.meet("refuse")

@@ -1,6 +1,7 @@
 """Rows that another process keeps locked (PostgreSQL): who needs them waits, and everybody else is served."""
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,10 @@ from sqlalchemy import insert, select
 
 from souk_contracts.errors import refusal_of
 from souk_contracts.loyalty import v1 as wire
-from souk_loyalty.domain import Account, Hold, Overloaded, State
+from souk_loyalty.domain import Account, Hold, InvalidArgument, Overloaded, State
 from souk_loyalty.migrate import migrate
 from souk_loyalty.rules import Tier
-from souk_loyalty.service import Command, Confirm, ExpireDue, Forget, PlaceHold, PutAccount, Release
+from souk_loyalty.service import Command, Confirm, ExpireDue, Forget, Loyalty, PlaceHold, PutAccount, Release
 from souk_loyalty.storage import SqlStorage, accounts, holds
 
 TTL_US = 60_000_000
@@ -119,3 +120,31 @@ async def test_an_order_that_another_process_is_about_to_write_holds_up_nobody_e
     assert [type(outcome) for outcome in first] == [Hold, Overloaded, Hold]
     assert [type(outcome) for (outcome,) in outcomes] == [Hold] * 30
     assert (await storage.account("bob")).points_held == 32
+
+
+async def test_nothing_new_is_begun_while_the_writer_is_far_behind(
+    loyalty: Loyalty, storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("souk_loyalty.service.LONGEST_LAG_S", 1e-9)
+    assert storage.lag_s() == 0
+    begun, may_end = threading.Event(), threading.Event()
+
+    def carry_out(*_: object) -> list[object]:
+        begun.set()
+        may_end.wait()
+        return []
+
+    with monkeypatch.context() as slow:
+        slow.setattr(storage._writer, "_carry_out", carry_out)
+        stuck = asyncio.create_task(storage.execute([]))
+        await asyncio.to_thread(begun.wait)
+    found = await loyalty.place_all([(str(uuid.uuid4()), "bob", 1000, 1), ("no id", "bob", 0, 0)])
+    assert [type(each) for each in found] == [Overloaded, Overloaded]
+    assert all(isinstance(each, Overloaded) and each.metadata == {"pause_ms": "250"} for each in found)
+    released = asyncio.create_task(loyalty.release(str(uuid.uuid4())))  # what ends something is begun all the same
+    may_end.set()
+    await asyncio.gather(stuck, released)
+    while storage.lag_s():  # noqa: ASYNC110 (nobody tells of it)
+        await asyncio.sleep(0.001)
+    found = await loyalty.place_all([(str(uuid.uuid4()), "bob", 1000, 1), ("no id", "bob", 0, 0)])
+    assert [type(each) for each in found] == [Hold, InvalidArgument]

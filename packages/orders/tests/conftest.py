@@ -50,6 +50,9 @@ class IdleRelay:
     def wake(self) -> None:
         self.woken += 1
 
+    def lag_us(self, ttl_us: int) -> int:  # noqa: ARG002 (the port has it)
+        return 0
+
 
 @pytest.fixture
 def clock() -> StandingClock:
@@ -117,7 +120,7 @@ def wakes(idle_relay: IdleRelay) -> Callable[[], int]:
 @pytest.fixture
 def orders(storage: SqlStorage, idle_relay: IdleRelay, lobby: Lobby) -> Orders:
     """With no relay that delivers anything."""
-    return Orders(storage, idle_relay, lobby, hold_margin_s=10)
+    return Orders(storage, idle_relay, lobby, hold_margin_s=10, hold_ttl_s=60)
 
 
 @pytest_asyncio.fixture

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from souk_orders.domain import Order, Refusal, Status, Terms
-from souk_orders.relay import CallFailed, OutboxRelay, Reply
+from souk_orders.relay import OutboxRelay
+from souk_orders.routes import CallFailed, Reply
 from souk_orders.service import Answered, Command, Create, Outcome, PutOff
 from souk_orders.storage import SqlStorage
 
@@ -109,3 +110,9 @@ async def running(relay: OutboxRelay) -> AsyncIterator[None]:
     yield
     relay.stop()
     await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """For what nobody tells of."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)

@@ -20,8 +20,9 @@ from souk_orders.database import Database
 from souk_orders.domain import Order, Refusal, Status, StorageUnavailable, Terms
 from souk_orders.limits import START
 from souk_orders.migrate import migrate
-from souk_orders.relay import OutboxRelay, Reply
+from souk_orders.relay import OutboxRelay
 from souk_orders.retention import Delete, SqlRetention
+from souk_orders.routes import Reply
 from souk_orders.service import Answered, Cancel, Command, Complete, Create, Lease, Refuse
 from souk_orders.statements import Statement
 from souk_orders.storage import SqlStorage, carry_out

@@ -24,7 +24,8 @@ from sqlalchemy import text
 from souk_orders import __version__
 from souk_orders.book import Participant
 from souk_orders.domain import Refusal, Status, Terms
-from souk_orders.relay import CallFailed, OutboxRelay
+from souk_orders.relay import OutboxRelay
+from souk_orders.routes import CallFailed
 from souk_orders.service import Cancel, Complete, Refuse
 from souk_orders.storage import SqlStorage
 

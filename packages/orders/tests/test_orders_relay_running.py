@@ -22,7 +22,8 @@ from relay_ends import (
 
 from souk_orders.domain import Refusal, Status, StorageUnavailable, Terms
 from souk_orders.lobby import Lobby
-from souk_orders.relay import CallFailed, OutboxRelay, Reply
+from souk_orders.relay import OutboxRelay
+from souk_orders.routes import CallFailed, Reply
 from souk_orders.service import Create, Orders, Refuse
 from souk_orders.storage import SqlStorage
 
@@ -41,7 +42,7 @@ async def test_a_running_relay_that_is_woken_sends_at_once(
 async def test_what_is_new_is_delivered_without_a_look_at_the_outbox(
     relay: OutboxRelay, storage: SqlStorage, outbox: ObservedOutbox, goods: FakeParticipant, terms: Terms
 ) -> None:
-    orders = Orders(storage, relay, Lobby(), hold_margin_s=10)
+    orders = Orders(storage, relay, Lobby(), hold_margin_s=10, hold_ttl_s=60)
     order_id, refused_id = str(uuid.uuid4()), str(uuid.uuid4())
     await orders.create(order_id, PRINT, terms, LATER_US)
     await orders.refuse(refused_id, PRINT, "c-1", OUT_OF_STOCK)
@@ -91,7 +92,7 @@ async def test_a_relay_that_has_enough_to_do_leaves_what_is_new_to_the_others(
 async def test_while_orders_keep_coming_they_are_told_of_in_lists_that_leave_apart(
     relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, points: FakeParticipant, terms: Terms
 ) -> None:
-    orders = Orders(storage, relay, Lobby(), hold_margin_s=10)
+    orders = Orders(storage, relay, Lobby(), hold_margin_s=10, hold_ttl_s=60)
     loop = asyncio.get_running_loop()
     began = loop.time()
     ids = []
@@ -117,7 +118,7 @@ async def test_long_lists_leave_before_it_is_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("souk_orders.relay._APART_S", LONG_S)
-    orders = Orders(storage, relay, Lobby(), hold_margin_s=10)
+    orders = Orders(storage, relay, Lobby(), hold_margin_s=10, hold_ttl_s=60)
     first, *others = ids = [str(uuid.uuid4()) for _ in range(97)]
     await orders.create(first, PRINT, terms, LATER_US)
     assert await points.calls.get() == first

@@ -1,6 +1,7 @@
 """Rows that another process keeps locked (PostgreSQL): who needs them waits, and everybody else is served."""
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ from sqlalchemy import insert, select, text
 
 from souk_contracts.errors import refusal_of
 from souk_contracts.reservations import v1 as wire
-from souk_reservations.domain import Item, Line, Overloaded, Reservation, State
+from souk_reservations.domain import InvalidArgument, Item, Line, Overloaded, Reservation, State
 from souk_reservations.migrate import migrate
-from souk_reservations.service import Command, Confirm, ExpireDue, Forget, PutItem, Release, Reserve
+from souk_reservations.service import Command, Confirm, ExpireDue, Forget, PutItem, Release, Reservations, Reserve
 from souk_reservations.storage import SqlStorage, items, reservations
 
 TTL_US = 60_000_000
@@ -153,3 +154,31 @@ async def test_a_table_that_is_locked_makes_all_wait_and_none_fail_otherwise(sto
         outcomes = await asyncio.gather(*(storage.execute([reserve("mug"), reserve("tea")]) for _ in range(20)))
     assert {type(outcome) for pair in outcomes for outcome in pair} == {Overloaded}
     assert [type(outcome) for outcome in await storage.execute([reserve("mug")])] == [Reservation]
+
+
+async def test_nothing_new_is_begun_while_the_writer_is_far_behind(
+    reservations: Reservations, storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("souk_reservations.service.LONGEST_LAG_S", 1e-9)
+    assert storage.lag_s() == 0
+    begun, may_end = threading.Event(), threading.Event()
+
+    def carry_out(*_: object) -> list[object]:
+        begun.set()
+        may_end.wait()
+        return []
+
+    with monkeypatch.context() as slow:
+        slow.setattr(storage._writer, "_carry_out", carry_out)
+        stuck = asyncio.create_task(storage.execute([]))
+        await asyncio.to_thread(begun.wait)
+    found = await reservations.reserve_all([(str(uuid.uuid4()), [Line("mug", 1)]), ("no id", [])])
+    assert [type(each) for each in found] == [Overloaded, Overloaded]
+    assert all(isinstance(each, Overloaded) and each.metadata == {"pause_ms": "250"} for each in found)
+    released = asyncio.create_task(reservations.release(str(uuid.uuid4())))  # what ends something is begun all the same
+    may_end.set()
+    await asyncio.gather(stuck, released)
+    while storage.lag_s():  # noqa: ASYNC110 (nobody tells of it)
+        await asyncio.sleep(0.001)
+    found = await reservations.reserve_all([(str(uuid.uuid4()), [Line("mug", 1)]), ("no id", [])])
+    assert [type(each) for each in found] == [Reservation, InvalidArgument]

@@ -15,6 +15,7 @@ from souk_contracts.orders.v1 import OrdersStub
 from souk_contracts.reservations.v1 import ReservationsStub
 from souk_contracts.server import termination
 from souk_gateway import __version__
+from souk_gateway.admission import Admission
 from souk_gateway.backends import Backends
 from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
 from souk_gateway.connections import serve_http
@@ -41,8 +42,9 @@ def application(services: Mapping[str, Backends[Any]], settings: Settings) -> Ed
     reservations = ReservationsClient(services["reservations"])
     loyalty = LoyaltyClient(services["loyalty"])
     saga = Saga(reservations, loyalty, orders, loyalty_required=settings.loyalty_required)
+    placing = Admission(saga, max_under_way=settings.max_orders_under_way)
     routes = [
-        *Resources(saga, orders, reservations, loyalty, services).routes(),
+        *Resources(placing, orders, reservations, loyalty, services).routes(),
         *Status(services).routes(),
         *static_routes(),
     ]

@@ -290,7 +290,9 @@ def _translated(service: str, error: grpc.aio.AioRpcError) -> Rejected | Unavail
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable(f"{service} did not answer in time; try again in a moment")
     if refusal is not None:
-        return Unavailable(refusal.detail, reason=refusal.reason)
+        pause = refusal.metadata.get("pause_ms", "")
+        pause_ms = int(pause) if pause.isascii() and pause.isdecimal() and len(pause) < 10 else 0
+        return Unavailable(refusal.detail, reason=refusal.reason, pause_ms=pause_ms)
     if code is not grpc.StatusCode.UNAVAILABLE:  # a defect, not an outage
         log.error("%s answered %s: %s", service, code.name, error.details())
     return _away(service)

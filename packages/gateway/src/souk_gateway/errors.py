@@ -30,12 +30,14 @@ class Unavailable(Exception):
     """A service did not answer, or answered that it cannot work now. The call may have had an effect; repeat it.
 
     `reason` is UNAVAILABLE, or the reason that the service itself gave, such as STORAGE_UNAVAILABLE; `was_sent` is
-    false if it is known that the call had no effect, because nobody was asked.
+    false if it is known that the call had no effect, because nobody was asked. For `pause_ms` the service wants no
+    other orders to be begun; 0 where it has not said that.
     """
 
-    def __init__(self, detail: str, *, reason: str = "UNAVAILABLE", was_sent: bool = True) -> None:
+    def __init__(self, detail: str, *, reason: str = "UNAVAILABLE", was_sent: bool = True, pause_ms: int = 0) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.pause_ms = pause_ms
         self.detail = detail
         self.was_sent = was_sent
 

@@ -15,6 +15,7 @@ from souk_contracts.loyalty.v1 import ListAccountsRequest, PutAccountRequest
 from souk_contracts.orders.v1 import ListRequest, Order, OrderStatus, Refusal
 from souk_contracts.reservations.v1 import ListItemsRequest, PutItemRequest, RestockItemRequest
 from souk_gateway import reading
+from souk_gateway.admission import Placing
 from souk_gateway.backends import Backends
 from souk_gateway.bodies import body
 from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
@@ -43,7 +44,6 @@ from souk_gateway.models import (
 )
 from souk_gateway.problems import kind_of, problem
 from souk_gateway.puts import edit_of, entity_tag
-from souk_gateway.saga import Saga
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -100,13 +100,13 @@ class Resources:
 
     def __init__(
         self,
-        saga: Saga,
+        placing: Placing,
         orders: OrdersClient,
         reservations: ReservationsClient,
         loyalty: LoyaltyClient,
         services: Mapping[str, Backends[Any]],
     ) -> None:
-        self._saga = saga
+        self._placing = placing
         self._orders = orders
         self._reservations = reservations
         self._loyalty = loyalty
@@ -145,7 +145,7 @@ class Resources:
         key, wait_s = idempotency_key(request), preferred_wait_s(request)
         wanted = body(request, _order_decoder)
         exchange = exchange_of(request)
-        decision = await self._saga.place(wanted, key, exchange)
+        decision = await self._placing.place(wanted, key, exchange)
         outcome = decision.outcome
         if isinstance(outcome, Refusal):
             kind = kind_of(outcome.reason)
@@ -269,7 +269,7 @@ class Resources:
             raise invalid("name", "the query parameter is missing; add ?name=… to the path")
         completed = reading.one_of(parameters, "completed", {"true": True, "false": False}, otherwise=False)
         exchange = exchange_of(request)
-        outcome = (await self._saga.place(_DEMO_ORDER, None, exchange)).outcome
+        outcome = (await self._placing.place(_DEMO_ORDER, None, exchange)).outcome
         if isinstance(outcome, Refusal):
             raise Rejected(outcome.reason, outcome.detail, outcome.metadata, category="FAILED_PRECONDITION")
         exchange.about = outcome.id

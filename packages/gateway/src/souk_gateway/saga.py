@@ -68,6 +68,8 @@ class Decision:
 
     outcome: Order | Refusal
     replayed: bool
+    pause_ms: int | None = None
+    """For how long orders wants no other order to be begun; None where it was not asked to take one."""
 
 
 def order_id_of(caller: str, key: str | None) -> str:
@@ -234,4 +236,4 @@ def _decision(answer: CreateResponse | RefuseResponse) -> Decision:
     outcome = answer.refusal if answer.order is None else answer.order
     if outcome is None:
         raise Unavailable("orders sent an answer that this gateway does not understand; try again in a moment")
-    return Decision(outcome, answer.replayed)
+    return Decision(outcome, answer.replayed, answer.pause_ms if isinstance(answer, CreateResponse) else None)

@@ -43,6 +43,8 @@ class Settings:
     """Whether an order fails while loyalty is away, or is placed without a discount."""
     deadline_s: float = 5.0
     """How long a request may take, all its calls together."""
+    max_orders_under_way: int = 512
+    """How many orders are placed at the same time; the others are told to come back."""
     log_level: str = "info"
 
     @staticmethod
@@ -75,6 +77,12 @@ class Settings:
             ),
             loyalty_required=read("SOUK_LOYALTY_REQUIRED", _boolean, "true or false", default.loyalty_required),
             deadline_s=read("SOUK_DEADLINE_S", _seconds, "seconds, above 0 and at most 60", default.deadline_s),
+            max_orders_under_way=read(
+                "SOUK_MAX_ORDERS_UNDER_WAY",
+                _orders,
+                "a whole number from 1 to 100000",
+                default.max_orders_under_way,
+            ),
             log_level=read("SOUK_LOG_LEVEL", _log_level, f"one of {', '.join(_LOG_LEVELS)}", default.log_level),
         )
 
@@ -101,6 +109,10 @@ def _seconds(text: str) -> float | None:
     except ValueError:
         return None
     return seconds if 0 < seconds <= 60 else None
+
+
+def _orders(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,6}", text) and 1 <= int(text) <= 100_000 else None
 
 
 def _log_level(text: str) -> str | None:

@@ -30,6 +30,12 @@ DEFAULT_PAGE = 100
 MAX_FORGOTTEN = 1000
 """Orders, of one call."""
 MAX_REVISIONS = 16
+LONGEST_LAG_S = 1.0
+"""What is new is not begun while commands wait longer than this: the gateway, which waits five seconds for all services
+together, would not wait for the answer."""
+PAUSE_MS = 250
+"""For how long the gateway is asked to begin nothing then."""
+_LAGS = "earlier calls have waited too long already, so this was not begun; try again in a moment"
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CUSTOMER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -94,6 +100,9 @@ class Storage(Protocol):
     async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
         """Carries out all commands, in order, durably; a refused one is an outcome and does not stop the others."""
 
+    def lag_s(self) -> float:
+        """For how long the first command that is not carried out yet has waited, in seconds."""
+
     async def hold(self, order_id: str) -> Hold:
         """Raises UnknownHold."""
 
@@ -120,6 +129,8 @@ class Loyalty:
 
     async def place_all(self, wanted: Sequence[tuple[str, str, int, int]]) -> Sequence[Hold | DomainError]:
         """Places several holds at once. What `place_hold` would raise for one is its outcome, InvalidArgument too."""
+        if self._storage.lag_s() > LONGEST_LAG_S:
+            return [Overloaded(_LAGS, pause_ms=PAUSE_MS)] * len(wanted)
         return await self._execute_all([_place_hold(*each, self._ttl_us) for each in wanted])
 
     async def confirm(

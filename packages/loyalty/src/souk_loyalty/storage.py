@@ -136,6 +136,10 @@ class SqlStorage:
         """See the port."""
         return await self._writer.execute(commands)
 
+    def lag_s(self) -> float:
+        """See the port."""
+        return self._writer.lag_s()
+
     async def hold(self, order_id: str) -> Hold:
         """See the port."""
         found = await self._read(lambda session: _load(session, _SELECT_HOLDS, [order_id], _hold))

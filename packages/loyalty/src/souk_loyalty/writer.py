@@ -69,7 +69,9 @@ class Writer(Generic[Command, Outcome]):
         self._heartbeat = Heartbeat()
         self._turn: list[Job[Command, Outcome]] = []
         """What has come in this turn of the event loop: a batch of calls becomes one transaction."""
-        self._waiting: queue.SimpleQueue[list[Job[Command, Outcome]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[float, list[Job[Command, Outcome]]] | None] = queue.SimpleQueue()
+        """And since when, in monotonic time."""
+        self._since_s: float | None = None
         self._aside: list[Job[Command, Outcome]] = []
         self._retry_at = 0.0
         self._lock_waits = 0
@@ -101,6 +103,11 @@ class Writer(Generic[Command, Outcome]):
             return False
         return self._heartbeat.is_well()
 
+    def lag_s(self) -> float:
+        """For how long the first that is not carried out yet has waited. What comes now will wait about as long."""
+        since_s = self._since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
     def close(self) -> None:
         """Carries out what is waiting, and ends the thread."""
         self._closed = True
@@ -111,13 +118,14 @@ class Writer(Generic[Command, Outcome]):
     def _hand_over(self) -> None:
         jobs, self._turn = self._turn, []
         if jobs:
-            self._waiting.put(jobs)
+            self._waiting.put((time.monotonic(), jobs))
 
     def _run(self) -> None:
         while (jobs := self._next()) is not None:
             self._lock_waits = 0
             if jobs:
                 self._commit(jobs, passes=bool(self._aside))
+                self._since_s = None
             if self._aside and time.monotonic() >= self._retry_at:
                 self._try_aside()
         while self._aside:
@@ -127,15 +135,18 @@ class Writer(Generic[Command, Outcome]):
     def _next(self) -> list[Job[Command, Outcome]] | None:
         """What has come; nothing, where it is time to try what was set aside; None at the end."""
         try:
-            jobs = self._waiting.get(timeout=_RETRY_S if self._aside else None)
+            first = self._waiting.get(timeout=_RETRY_S if self._aside else None)
         except queue.Empty:
             return []
-        while jobs is not None and len(jobs) < _MAX_JOBS and not self._waiting.empty():
+        if first is None:
+            return None
+        self._since_s, jobs = first
+        while len(jobs) < _MAX_JOBS and not self._waiting.empty():
             following = self._waiting.get()
             if following is None:
                 self._waiting.put(None)
                 break
-            jobs += following
+            jobs += following[1]
         return jobs
 
     def _try_aside(self) -> None:

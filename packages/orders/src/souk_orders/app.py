@@ -40,9 +40,10 @@ async def serve(settings: Settings, database: Database) -> None:
             timeout_s=timeout_s,
             settled=lobby.call,
         )
+        orders = Orders(storage, relay, lobby, hold_margin_s=settings.hold_margin_s, hold_ttl_s=settings.hold_ttl_s)
         server = GrpcServer(
             ServerSettings(SERVICE, __version__, settings.address, max_rpcs=settings.max_rpcs),
-            [OrdersServicer(Orders(storage, relay, lobby, hold_margin_s=settings.hold_margin_s))],
+            [OrdersServicer(orders)],
             storage.answers,
         )
         await server.start()

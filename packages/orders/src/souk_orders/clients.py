@@ -1,4 +1,4 @@
-"""The participants over gRPC: the port `relay.ParticipantClient` on the generated stubs."""
+"""The participants over gRPC: the port `routes.ParticipantClient` on the generated stubs."""
 
 from __future__ import annotations  # the types of grpc are generic for type checkers only
 
@@ -10,7 +10,7 @@ from souk_contracts.carrier import Answer
 from souk_contracts.loyalty import v1 as loyalty
 from souk_contracts.reservations import v1 as reservations
 from souk_orders.domain import Order, Refusal
-from souk_orders.relay import CallFailed, Reply
+from souk_orders.routes import CallFailed, Reply
 
 _Said = reservations.ConfirmResponse | reservations.ReleaseResponse | loyalty.ConfirmResponse | loyalty.ReleaseResponse
 

@@ -64,8 +64,10 @@ class StorageUnavailable(DomainError):
 class Overloaded(DomainError):
     """It was not begun: too much waits to be done, or another process keeps a row locked that it needs. Ask again."""
 
-    def __init__(self, detail: str = "another process keeps locked what this needs; try again in a moment") -> None:
-        super().__init__(detail)
+    def __init__(
+        self, detail: str = "another process keeps locked what this needs; try again in a moment", **metadata: object
+    ) -> None:
+        super().__init__(detail, **metadata)
 
 
 class Status(StrEnum):

@@ -8,11 +8,13 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from souk_orders.book import Delivery, Kind, Message, Participant
-from souk_orders.domain import Order, Refusal, StorageUnavailable
+from souk_orders.domain import Order, StorageUnavailable
+from souk_orders.routes import CallFailed, ParticipantClient, Reply, Route, text_of
 from souk_orders.service import Answered, Command, Lease, Outcome, PutOff
+from souk_orders.writer import Clock, system_clock
 
 log = logging.getLogger(__name__)
 
@@ -31,33 +33,7 @@ _LONGEST_DELAY_S = 30.0
 _RECORDING_S = 5.0
 """A lease outlives its call by this, for the answer to be recorded."""
 
-_COMPLAINT_PERIOD_S = 10.0
 _AFTER_ERROR_S = 1.0
-
-
-class CallFailed(Exception):
-    """A participant did not answer, or answered something that it should not; the text says what."""
-
-
-class Reply(NamedTuple):
-    """What a participant said: its final no, or None for yes."""
-
-    no: Refusal | None
-    served_by: str
-    """What it calls itself, such as `loyalty/1.0.0`; empty where it does not say."""
-
-
-class ParticipantClient(Protocol):
-    """Reservations or loyalty. Each call of a list has an answer of its own, in the order of the list.
-
-    It comes within the deadline that the client was made with; CallFailed where the participant gave none.
-    """
-
-    async def confirm(self, orders: Sequence[Order]) -> Sequence[Reply | CallFailed]:
-        """Makes what each order says its own."""
-
-    async def release(self, order_ids: Sequence[str]) -> Sequence[Reply | CallFailed]:
-        """Gives back whatever there is under these ids, for ever; every reply is a yes."""
 
 
 class Outbox(Protocol):
@@ -73,7 +49,8 @@ class OutboxRelay:
     What is leased travels in a list for each participant. They leave together, 50 ms after those before them or as
     soon as they are long; a lone message leaves at once. `wake` asks for a look at the outbox at once; without that
     there is one every `period_s`. A lease lives longer than `timeout_s`, the deadline of the clients. `settled` is
-    called with the id of each order that an answer has settled. `jitter` gives numbers from 0 to 1.
+    called with the id of each order that an answer has settled. `jitter` gives numbers from 0 to 1, `clock` the time
+    that the messages' own times are of.
     """
 
     def __init__(
@@ -85,9 +62,10 @@ class OutboxRelay:
         timeout_s: float,
         settled: Callable[[str], None] = lambda _: None,
         jitter: Callable[[], float] = random.random,
+        clock: Clock = system_clock,
     ) -> None:
         self._outbox = outbox
-        self._routes = {participant: _Route(participant, client) for participant, client in clients.items()}
+        self._routes = {participant: Route(participant, client, _AT_ONCE) for participant, client in clients.items()}
         self._waiting: list[Delivery] = []
         """For the next lists."""
         self._is_full = asyncio.Event()
@@ -96,6 +74,7 @@ class OutboxRelay:
         self._lease_us = int((timeout_s + _RECORDING_S) * 1_000_000)
         self._settled = settled
         self._jitter = jitter
+        self._clock = clock
         self._news = asyncio.Event()
         self._stopping = False
         self._sending: set[asyncio.Task[None]] = set()
@@ -109,12 +88,30 @@ class OutboxRelay:
 
         That saves finding it in the outbox, where it is all the same, for whoever comes when the lease has run out.
         """
-        return self._lease_us if not self._stopping and all(route.free > 0 for route in self._routes.values()) else 0
+        if not self._stopping and all(route.free > 0 for route in self._routes.values()):
+            return self._lease_us
+        for route in self._routes.values():
+            if route.left_since_us is None:
+                route.left_since_us = self._clock()
+        return 0
+
+    def lag_us(self, ttl_us: int) -> int:
+        """For how long the oldest Confirm has waited that protects a hold which is alive, and lives for `ttl_us`.
+
+        Only of a participant that answers: otherwise there is nothing to wait for. Nor does a message count whose call
+        failed, since it waits for its own reasons.
+        """
+        now_us = self._clock()
+        waiting = (since_us for route in self._routes.values() if route.answers for since_us in route.waiting())
+        return max((now_us - since_us for since_us in waiting if now_us - since_us < ttl_us), default=0)
 
     def deliver(self, leased: Sequence[Delivery]) -> None:
         """Sends what was leased for this relay."""
-        for delivery in leased:
-            self._routes[delivery.message.participant].free -= 1
+        for message, _ in leased:
+            route = self._routes[message.participant]
+            route.free -= 1
+            if message.kind is Kind.CONFIRM and not message.attempts:
+                route.under_way[message.order_id] = message.created_at_us
         if leased and not self._waiting:
             task = asyncio.create_task(self._send())
             self._sending.add(task)
@@ -155,9 +152,13 @@ class OutboxRelay:
     async def _deliver_due(self) -> int:
         # Fewer than none are free where calls that ran at the same time leased more.
         leases = [Lease(to, route.free, self._lease_us) for to, route in self._routes.items() if route.free > 0]
+        for lease in leases:
+            self._routes[lease.participant].left_since_us = None
         count = 0
-        for outcome in await self._outbox.execute(leases) if leases else ():
+        for lease, outcome in zip(leases, await self._outbox.execute(leases) if leases else (), strict=True):
             assert isinstance(outcome, list)
+            if len(outcome) == lease.limit:  # what is left, if anything, came later than the last
+                self._routes[lease.participant].left_since_us = outcome[-1].message.due_at_us
             self.deliver(outcome)
             count += len(outcome)
         return count
@@ -184,6 +185,7 @@ class OutboxRelay:
         """Sends messages of one kind to a participant."""
         route = self._routes[to]
         answers = await self._answers(route.client, deliveries)
+        route.answers = any(isinstance(answer, Reply) for answer in answers)
         return [self._outcome(route, each.message, answer) for each, answer in zip(deliveries, answers, strict=True)]
 
     async def _take(self, answers: Sequence[Answered | PutOff]) -> None:
@@ -195,7 +197,9 @@ class OutboxRelay:
         finally:
             was_full = any(route.free <= 0 for route in self._routes.values())
             for answer in answers:
-                self._routes[answer.message.participant].free += 1
+                route = self._routes[answer.message.participant]
+                route.free += 1
+                route.under_way.pop(answer.message.order_id, None)
             if was_full:
                 self.wake()
 
@@ -208,11 +212,11 @@ class OutboxRelay:
             alone = await asyncio.gather(*(self._answers(client, [each]) for each in deliveries))
             return [answer for (answer,) in alone]
 
-    def _outcome(self, route: _Route, message: Message, answer: Reply | Exception) -> Answered | PutOff:
+    def _outcome(self, route: Route, message: Message, answer: Reply | Exception) -> Answered | PutOff:
         if isinstance(answer, Reply):
             return Answered(message, answer.no, answer.served_by)
         route.complaints.add(message, answer)
-        return PutOff(message, _text(answer), int(self._delay_s(message.attempts) * 1_000_000))
+        return PutOff(message, text_of(answer), int(self._delay_s(message.attempts) * 1_000_000))
 
     async def _record(self, answers: Sequence[Answered | PutOff]) -> None:
         try:
@@ -240,42 +244,6 @@ class OutboxRelay:
         return longest * (1 + self._jitter()) / 2
 
 
-class _Route:
-    """What goes to one participant: `free` says how many more messages may."""
-
-    def __init__(self, participant: Participant, client: ParticipantClient) -> None:
-        self.client = client
-        self.free = _AT_ONCE
-        self.complaints = _Complaints(participant)
-
-
-class _Complaints:
-    """Logs failed calls to a participant once in a while, since an outage fails very many."""
-
-    def __init__(self, participant: Participant) -> None:
-        self._participant = participant
-        self._count = 0
-        self._quiet_until_s = 0.0
-
-    def add(self, message: Message, error: Exception) -> None:
-        self._count += 1
-        now_s = asyncio.get_running_loop().time()
-        if now_s < self._quiet_until_s:
-            return
-        log.warning(
-            "%d calls to %s failed; the last one was %s of order %s, attempt %d: %s",
-            self._count,
-            self._participant,
-            message.kind,
-            message.order_id,
-            message.attempts + 1,
-            _text(error),
-            exc_info=None if isinstance(error, CallFailed) else error,
-        )
-        self._count = 0
-        self._quiet_until_s = now_s + _COMPLAINT_PERIOD_S
-
-
 async def _asked(client: ParticipantClient, deliveries: Sequence[Delivery]) -> Sequence[Reply | CallFailed]:
     if deliveries[0].message.kind is Kind.RELEASE:
         answers = await client.release([each.message.order_id for each in deliveries])
@@ -294,8 +262,3 @@ def _order(delivery: Delivery) -> Order:
 def _log_storage(what: str, error: Exception) -> None:
     unexpected = None if isinstance(error, StorageUnavailable) else error
     log.warning("cannot %s: %s", what, error, exc_info=unexpected)
-
-
-def _text(error: Exception) -> str:
-    text = str(error) if isinstance(error, CallFailed) else f"{type(error).__name__}: {error}"
-    return text.replace("\0", " ")[:500]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from souk_orders import limits
+from souk_orders.admission import Admission
 from souk_orders.book import Decided, Delivery, Message, Participant
 from souk_orders.domain import DomainError, HistoryEntry, Order, Refusal, Status, Terms
 from souk_orders.lobby import Lobby
@@ -87,6 +88,9 @@ class Storage(Protocol):
     async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
         """Carries out all commands, in order, durably; a refused one is an outcome and does not stop the others."""
 
+    def lag_s(self) -> float:
+        """For how long the first command that is not carried out yet has waited, in seconds."""
+
     async def order(self, order_id: str) -> Order:
         """Raises UnknownOrder."""
 
@@ -111,6 +115,9 @@ class Relay(Protocol):
     def wake(self) -> None:
         """Says that there is something new in the outbox, which nobody has leased."""
 
+    def lag_us(self, ttl_us: int) -> int:
+        """For how long the oldest Confirm has waited that can be delivered, and whose hold lives for `ttl_us`."""
+
 
 class Orders:
     """The use cases. All raise InvalidArgument for what is out of its range, and StorageUnavailable.
@@ -118,21 +125,28 @@ class Orders:
     `relay` gets what is new to tell the participants; `lobby` is where calls wait for an order to be settled.
     """
 
-    def __init__(self, storage: Storage, relay: Relay, lobby: Lobby, *, hold_margin_s: float) -> None:
+    def __init__(
+        self, storage: Storage, relay: Relay, lobby: Lobby, *, hold_margin_s: float, hold_ttl_s: float
+    ) -> None:
         self._storage = storage
         self._relay = relay
         self._lobby = lobby
+        self.admission = Admission(storage.lag_s, relay.lag_us, hold_ttl_s=hold_ttl_s)
         self._margin_us = int(hold_margin_s * 1_000_000)
 
     async def create(self, order_id: str, fingerprint: bytes, terms: Terms, holds_expire_at_us: int) -> Decided:
-        """Takes the order, or gives what was decided before. Raises KeyReused, HoldExpiring."""
+        """Takes the order, or gives what was decided before. Raises KeyReused, HoldExpiring, Overloaded."""
         (outcome,) = await self.create_all([(order_id, fingerprint, terms, holds_expire_at_us)])
         if isinstance(outcome, DomainError):
             raise outcome
         return outcome
 
     async def create_all(self, wanted: Sequence[Wanted]) -> Sequence[Decided | DomainError]:
-        """Takes several orders at once. What `create` would raise for one is its outcome, InvalidArgument too."""
+        """Takes several orders at once. What `create` would raise for one is its outcome, InvalidArgument too.
+
+        Raises Overloaded, before any of them is looked at.
+        """
+        self.admission.check()
         commands = [self._create(*each) for each in wanted]
         made = [command for command in commands if not isinstance(command, DomainError)]
         outcomes = iter(await self._storage.execute(made) if made else ())

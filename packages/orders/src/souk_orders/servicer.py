@@ -34,13 +34,15 @@ class OrdersServicer(wire.OrdersServicer):
 
     async def create(self, request: wire.CreateRequest) -> wire.CreateResponse:
         with _refusals():
-            return _created(await self._orders.create(*_wanted(request)), request.brief)
+            decided = await self._orders.create(*_wanted(request))
+        return _created(decided, request.brief, self._orders.admission.pause_ms())
 
     async def create_all(self, requests: Sequence[wire.CreateRequest]) -> Sequence[wire.CreateResponse | Refused]:
         with _refusals():
             outcomes = await self._orders.create_all([_wanted(request) for request in requests])
+        pause_ms = self._orders.admission.pause_ms()
         return [
-            _refused(outcome) if isinstance(outcome, domain.DomainError) else _created(outcome, request.brief)
+            _refused(outcome) if isinstance(outcome, domain.DomainError) else _created(outcome, request.brief, pause_ms)
             for outcome, request in zip(outcomes, requests, strict=True)
         ]
 
@@ -102,15 +104,16 @@ def _wanted(request: wire.CreateRequest) -> Wanted:
     return request.order_id, request.fingerprint, terms, request.holds_expire_at_us
 
 
-def _created(decided: Decided, brief: bool) -> wire.CreateResponse:
+def _created(decided: Decided, brief: bool, pause_ms: int) -> wire.CreateResponse:
     decision = decided.decision
     if brief and not decided.replayed and isinstance(decision, domain.Order):
         status = wire.OrderStatus[decision.status.name]
         return wire.CreateResponse(
-            order=wire.Order(id=decision.order_id, status=status, created_at_us=decision.created_at_us)
+            order=wire.Order(id=decision.order_id, status=status, created_at_us=decision.created_at_us),
+            pause_ms=pause_ms,
         )
     order, refusal = _outcome(decision)
-    return wire.CreateResponse(order=order, refusal=refusal, replayed=decided.replayed)
+    return wire.CreateResponse(order=order, refusal=refusal, replayed=decided.replayed, pause_ms=pause_ms)
 
 
 def _status(status: wire.OrderStatus) -> domain.Status | None:

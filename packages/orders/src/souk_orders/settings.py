@@ -18,6 +18,9 @@ class Settings:
     """The same for loyalty."""
     hold_margin_s: float = 10.0
     """An order whose holds expire sooner than this is refused (HOLD_EXPIRING)."""
+    hold_ttl_s: float = 60.0
+    """How long holds live, as reservations and loyalty have it. No order is taken while Confirm messages have waited
+    for a quarter of it."""
     relay_period_s: float = 0.5
     """How often the relay reads the outbox when nothing wakes it."""
     relay_timeout_s: float = 2.0
@@ -35,6 +38,7 @@ class Settings:
             )
         margin = self.hold_margin_s
         require(0 <= margin <= 3600, "hold_margin_s", margin, "0 to 3600 seconds")
+        require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "seconds, above 0 and at most 86400")
         period = self.relay_period_s
         require(0 < period <= 3600, "relay_period_s", period, "seconds, above 0 and at most 3600")
         timeout = self.relay_timeout_s

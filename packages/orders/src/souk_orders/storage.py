@@ -100,6 +100,10 @@ class SqlStorage:
         """See the port."""
         return await self._writer.execute(commands)
 
+    def lag_s(self) -> float:
+        """See the port."""
+        return self._writer.lag_s()
+
     async def order(self, order_id: str) -> Order:
         """See the port."""
         return await self._read(lambda session: _load_order(session, order_id))

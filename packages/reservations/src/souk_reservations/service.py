@@ -33,6 +33,12 @@ MAX_DESCRIPTION = 2000
 MAX_PAGE_DESCRIPTIONS = 800_000
 """Characters of all items on a page: at their longest they stay below the 4 MiB that a gRPC message may have by
 default."""
+LONGEST_LAG_S = 1.0
+"""What is new is not begun while commands wait longer than this: the gateway, which waits five seconds for all services
+together, would not wait for the answer."""
+PAUSE_MS = 250
+"""For how long the gateway is asked to begin nothing then."""
+_LAGS = "earlier calls have waited too long already, so this was not begun; try again in a moment"
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -102,6 +108,9 @@ class Storage(Protocol):
     async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
         """Carries out all commands, in order, durably; a refused one is an outcome and does not stop the others."""
 
+    def lag_s(self) -> float:
+        """For how long the first command that is not carried out yet has waited, in seconds."""
+
     async def reservation(self, order_id: str) -> Reservation:
         """Raises UnknownReservation."""
 
@@ -128,6 +137,8 @@ class Reservations:
 
     async def reserve_all(self, wanted: Sequence[Wanted]) -> Sequence[Reservation | DomainError]:
         """Reserves for several orders. What `reserve` would raise for one is its outcome, InvalidArgument too."""
+        if self._storage.lag_s() > LONGEST_LAG_S:
+            return [Overloaded(_LAGS, pause_ms=PAUSE_MS)] * len(wanted)
         return await self._execute_all([_reserve(*each, self._ttl_us) for each in wanted])
 
     async def confirm(self, order_id: str, lines: Sequence[Line]) -> DomainError | None:

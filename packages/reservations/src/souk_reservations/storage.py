@@ -137,6 +137,10 @@ class SqlStorage:
         """See the port."""
         return await self._writer.execute(commands)
 
+    def lag_s(self) -> float:
+        """See the port."""
+        return self._writer.lag_s()
+
     async def reservation(self, order_id: str) -> Reservation:
         """See the port."""
         found = await self._read(lambda session: _load(session, _SELECT_RESERVATIONS, [order_id], _reservation))
