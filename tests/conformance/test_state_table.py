@@ -77,14 +77,15 @@ async def test_a_hold_sets_aside_and_takes_nothing(participant: Participant) -> 
 async def test_a_hold_of_more_than_is_free_is_refused_and_leaves_no_row(participant: Participant) -> None:
     account, order_id = await participant.account(TEN), str(uuid4())
     await participant.hold(str(uuid4()), account, SIX)
-    for _ in range(2):
-        no = await refusal(participant.hold(order_id, account, 5))
-        assert (no.code, no.domain, no.reason) == (
-            grpc.StatusCode.FAILED_PRECONDITION,
-            participant.domain,
-            participant.insufficient,
-        )
-        assert no.metadata == {participant.account_field: account, "requested": "5", "available": "4"}
+    passing, lasting = grpc.StatusCode.ABORTED, grpc.StatusCode.FAILED_PRECONDITION
+    for amount, code, reason in [
+        (5, passing, "HELD_BY_OTHERS"),
+        (TEN, passing, "HELD_BY_OTHERS"),
+        (TEN + 1, lasting, participant.insufficient),
+    ]:
+        no = await refusal(participant.hold(order_id, account, amount))
+        assert (no.code, no.domain, no.reason) == (code, participant.domain, reason)
+        assert no.metadata == {participant.account_field: account, "requested": str(amount), "available": "4"}
     await stands(participant, order_id, State.NONE, account, Balance(TEN, SIX))
 
 
@@ -189,7 +190,7 @@ async def test_a_live_hold_of_what_the_order_says_is_never_refused(participant: 
     account, order_id = await participant.account(SIX), str(uuid4())
     await participant.hold(order_id, account, SIX)
     for _ in range(3):
-        assert (await refusal(participant.hold(str(uuid4()), account, 1))).reason == participant.insufficient
+        assert (await refusal(participant.hold(str(uuid4()), account, 1))).reason == "HELD_BY_OTHERS"
         assert await participant.confirm(str(uuid4()), account, 1) == participant.insufficient
     assert await participant.confirm(order_id, account, SIX) == ""
     await stands(participant, order_id, State.CONFIRMED, account, Balance(0, 0))

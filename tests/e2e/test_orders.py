@@ -174,7 +174,8 @@ def test_of_two_hundred_at_once_exactly_fifty_get_the_fifty_pieces(rest: httpx.C
         answers = list(clients.map(one, range(200)))
     codes = [code for code, _ in answers]
     assert (codes.count(201), codes.count(409)) == (50, 150), answers
-    assert {kind.rpartition("/")[2] for code, kind in answers if code == 409} == {"out-of-stock"}
+    kinds = {kind.rpartition("/")[2] for code, kind in answers if code == 409}
+    assert kinds <= {"out-of-stock", "held-by-others"}  # some came while others held the last pieces
     wait_until(lambda: stock(rest, tea) == (0, 0, 0, 50), "all fifty to be sold")
 
 

@@ -8,6 +8,8 @@ from contextlib import closing, contextmanager
 import httpx
 import psycopg
 import pytest
+from auditor.findings import Code
+from psycopg.types.json import Json
 
 from souk_contracts.orders.v1 import CreateResponse, OrderStatus
 from tests.faults.conftest import on
@@ -331,3 +333,76 @@ async def test_an_order_whose_goods_went_to_others_is_cancelled_and_its_points_c
         assert (answer.status_code, answer.json()["status_reason"]) == (201, "OUT_OF_STOCK")
     finally:
         await restart(souk, USUAL)
+
+
+async def test_what_others_hold_is_refused_in_passing_and_can_be_had_with_the_same_key(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    await restart(souk, SHORT)
+    try:
+        tea, customer = await put_item(rest, 2), await put_customer(rest, 100)
+        goods = Request(await put_customer(rest, 0), {tea: 2})
+        points = Request(customer, {await put_item(rest, 2): 1}, redeem_points=100)
+        orders = souk.proxies["gateway", "orders"]
+        for theirs, ours in (
+            (goods, Request(customer, {tea: 1})),
+            (points, Request(customer, {await put_item(rest, 1): 1}, redeem_points=100)),
+        ):
+            late = orders.lose_calls("Create", theirs.order_id)
+            sent = asyncio.create_task(theirs.send(rest))
+            await late.done()
+            answer = await ours.send(rest)
+            assert (answer.status_code, answer.json()["type"]) == (409, "/problems/held-by-others")
+            assert answer.headers["retry-after"] == "1"
+            assert (await sent).status_code == 503
+            assert (await ours.place(rest)).status_code == 201  # once the hold has expired
+        await souk.settle()
+    finally:
+        await restart(souk, USUAL)
+
+
+async def test_an_order_that_orders_has_lost_is_neither_refused_nor_released(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea, customer = await put_item(rest, 10), await put_customer(rest, 100)
+    request = Request(customer, {tea: 2}, redeem_points=30)
+    assert (await request.place(rest)).status_code == 201
+    await reaches(rest, request.order_id, "CONFIRMED")
+    await souk.settle()
+    with order_gone(souk.services["orders"].database_url, request.order_id):
+        for _ in range(2):
+            answer = await request.send(rest)
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/order-lost")
+            assert request.order_id in answer.json()["detail"]
+        assert not souk.rows("orders", "SELECT 1 FROM orders WHERE order_id = :id", id=request.order_id)
+        assert await on_hand(rest, tea) == (8, 0, 2)
+        found = {(finding.code, finding.id) for finding in souk.audit(settle_s=0.1).findings}
+        assert found == {
+            (Code.RESERVATION_WITHOUT_ORDER, request.order_id),
+            (Code.HOLD_WITHOUT_ORDER, request.order_id),
+        }
+    again = await request.place(rest)
+    assert (again.status_code, again.json()["status"]) == (201, "CONFIRMED")
+    assert again.headers["idempotency-replayed"] == "true"
+    await souk.settle()
+
+
+@contextmanager
+def order_gone(url: str, order_id: str) -> Iterator[None]:
+    """The database of orders is as it was before the order; at the end it is as it was after it."""
+    backend, _, path = url.partition(":///")
+    mark = "?" if backend == "sqlite" else "%s"
+    opened = sqlite3.connect(path, timeout=10) if backend == "sqlite" else psycopg.connect(url)
+    with closing(opened) as connection:
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT * FROM orders WHERE order_id = {mark}", [order_id])
+        (row,) = cursor.fetchall()
+        names = ", ".join(column[0] for column in cursor.description or ())
+        cursor.execute(f"DELETE FROM orders WHERE order_id = {mark}", [order_id])
+        connection.commit()
+        try:
+            yield
+        finally:
+            values = [Json(value) if isinstance(value, list) else value for value in row]
+            cursor.execute(f"INSERT INTO orders ({names}) VALUES ({', '.join([mark] * len(row))})", values)
+            connection.commit()

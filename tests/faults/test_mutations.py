@@ -145,23 +145,17 @@ MUTATIONS = [
                 "        for line in (line for _, lines in wanted for line in lines):\n"
                 "            item = await self._storage.item(line.sku)\n"
                 "            if item.available < line.quantity:\n"
-                "                raise OutOfStock(line.sku, line.quantity, item.available)\n" + RESERVE,
+                "                raise HeldByOthers(line.sku, line.quantity, item.available)\n" + RESERVE,
             ),
             Change(
                 "service.py",
                 "    MAX_PIECES,\n    DomainError,\n",
-                "    MAX_PIECES,\n    DomainError,\n    OutOfStock,\n",
+                "    MAX_PIECES,\n    DomainError,\n    HeldByOthers,\n",
             ),
             Change(
                 "domain.py",
-                "            quote = tuple(self._quote(line) for line in lines)\n"
-                "            self._change_held(lines, +1)\n",
-                "            items = [self._item(line.sku) for line in lines]\n"
-                "            quote = tuple(\n"
-                "                QuotedLine(line.sku, item.name, line.quantity, item.unit_price)\n"
-                "                for line, item in zip(lines, items, strict=True)\n"
-                "            )\n"
-                "            self._change_held(lines, +1)\n",
+                "            for line in lines:\n                self._check_available(line, HeldByOthers)\n",
+                "",
             ),
         ),
         "tests/conformance/test_at_once.py"
@@ -173,8 +167,9 @@ MUTATIONS = [
         (
             Change(
                 "saga.py",
-                "                return await self._refuse(order_id, fingerprint, wanted, refusal, exchange)\n"
+                "                return await self._refuse(order_id, fingerprint, wanted, no, exchange)\n"
                 "            return await self._create(",
+                "                refusal = Refusal(reason=no.reason, detail=no.detail, metadata=no.metadata)\n"
                 "                return Decision(refusal, replayed=False)\n            return await self._create(",
             ),
         ),

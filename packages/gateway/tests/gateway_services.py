@@ -82,6 +82,8 @@ class Orders(orders.OrdersServicer):
 
     async def create(self, request: orders.CreateRequest) -> orders.CreateResponse:
         await self.faults.meet("create")
+        if request.order_id not in self.decided and not request.holds_expire_at_us:
+            raise Refused(StatusCode.ABORTED, "orders.souk", "HOLD_EXPIRING", "the holds have ended")
         subtotal = sum(line.unit_price * line.quantity for line in request.lines)
         order = orders.Order(
             id=request.order_id,

@@ -35,7 +35,7 @@ def test_every_kind_has_a_title_and_advice_and_a_page(kind: object) -> None:
 @pytest.mark.parametrize("kind", TABLE.values(), ids=lambda kind: kind.reason)
 def test_whatever_passes_says_when_to_try_again(kind: object) -> None:
     row = msgspec.to_builtins(kind)
-    assert (row["retry_after_s"] is not None) == (row["status"] == 503 or row["reason"] == "BUSY")
+    assert (row["retry_after_s"] is not None) == (row["status"] == 503 or row["reason"] in ("BUSY", "HELD_BY_OTHERS"))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,8 @@ def test_whatever_passes_says_when_to_try_again(kind: object) -> None:
         ("ON_HAND_BELOW_HELD", 409, 409),
         ("POINTS_BELOW_HELD", 409, 409),
         ("BUSY", 409, 409),
+        ("HELD_BY_OTHERS", 409, 409),
+        ("ORDER_LOST", 503, 503),
         ("KEY_REUSED", 422, 422),
         ("SETTLED", 409, 409),
         ("HOLD_EXPIRING", 503, 503),

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from gateway_services import Shop
-from grpc import StatusCode
+from grpc import ChannelConnectivity, StatusCode
 
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty.v1 import HoldRequest, LoyaltyStub
+from souk_contracts.orders.v1 import OrdersStub
 from souk_contracts.reservations.v1 import ListItemsRequest, ReservationsStub, RestockItemRequest
+from souk_gateway import clients
 from souk_gateway.backends import Backends
 from souk_gateway.breakers import Breaker
-from souk_gateway.clients import LoyaltyClient, ReservationsClient
+from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
 from souk_gateway.errors import Rejected, Unavailable
 from souk_gateway.exchange import Exchange
 from souk_gateway.retries import Retries
@@ -187,7 +189,69 @@ async def test_loyalty_that_is_left_alone_is_away(shop: Shop) -> None:
         backends.all()[0].breaker = Breaker("loyalty", clock=lambda: 0.0)
         client = LoyaltyClient(backends)
         for _ in range(4):
-            assert not client.is_away(Exchange(5))
+            assert not await client.is_away(Exchange(5))
             with pytest.raises(Unavailable):
                 await client.hold(HoldRequest(), Exchange(5))
-        assert client.is_away(Exchange(5))
+        assert await client.is_away(Exchange(5))
+
+
+async def test_when_a_pause_has_ended_one_request_finds_out_and_all_others_stay_away(shop: Shop) -> None:
+    now_s = 0.0
+    backends = Backends("orders", OrdersStub)
+    async with ready(backends, shop.ports["orders"]):
+        breaker = backends.all()[0].breaker = Breaker("orders", clock=lambda: now_s)
+        for _ in range(10):
+            breaker.failed()
+        client = OrdersClient(backends)
+        assert await client.is_away(Exchange(5))
+        now_s = 2.0
+        asked = [asyncio.ensure_future(client.is_away(Exchange(5))) for _ in range(20)]
+        assert sorted(await asyncio.gather(*asked)) == [False] + [True] * 19
+        assert not await client.is_away(Exchange(5))
+        assert shop.orders.faults.calls == []
+
+
+async def test_a_service_that_does_not_answer_the_question_is_left_alone_for_another_pause(shop: Shop) -> None:
+    now_s = 0.0
+    backends = Backends("orders", OrdersStub)
+    async with ready(backends, shop.ports["orders"]):
+        backend = backends.all()[0]
+        breaker = backend.breaker = Breaker("orders", clock=lambda: now_s)
+        for _ in range(10):
+            breaker.failed()
+        await shop.close("orders")
+        now_s = 2.0
+        client = OrdersClient(backends)
+        assert await client.is_away(Exchange(5))
+        await shop.open("orders", shop.orders)
+        while backend.channel.get_state(try_to_connect=True) is not ChannelConnectivity.READY:
+            await backend.channel.wait_for_state_change(backend.channel.get_state())
+        now_s = 4.0
+        assert not await client.is_away(Exchange(5))
+
+
+async def test_a_request_that_is_cancelled_while_it_finds_out_makes_way_for_another(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    backends = Backends("orders", OrdersStub)
+    async with ready(backends, shop.ports["orders"]):
+        breaker = backends.all()[0].breaker = Breaker("orders", clock=lambda: now_s)
+        for _ in range(10):
+            breaker.failed()
+        now_s, asked = 2.0, asyncio.Event()
+
+        async def hang(channel: object) -> tuple[bool, str]:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        client = OrdersClient(backends)
+        with monkeypatch.context() as patch:
+            patch.setattr(clients, "health", hang)
+            asking = asyncio.ensure_future(client.is_away(Exchange(5)))
+            await asked.wait()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        assert not await client.is_away(Exchange(5))

@@ -253,6 +253,56 @@ async def test_a_key_in_flight_is_told_when_to_come_back(client: httpx.AsyncClie
     assert shop.orders.decided == {}
 
 
+async def test_goods_that_others_hold_are_refused_in_passing(client: httpx.AsyncClient, shop: Shop) -> None:
+    key = {"Idempotency-Key": "K"}
+    shop.reservations.faults.fail["reserve"] = Refused(
+        StatusCode.ABORTED,
+        "reservations.souk",
+        "HELD_BY_OTHERS",
+        "others hold some",
+        {"sku": "tea", "requested": "2", "available": "1"},
+    )
+    answer = await client.post("/v1/orders", json=TEA, headers=key)
+    members = assert_problem(answer, 409, "held-by-others")
+    assert (members["sku"], members["requested"], members["available"]) == ("tea", 2, 1)
+    assert answer.headers["retry-after"] == "1"
+    assert shop.orders.decided == {}
+    shop.reservations.faults.fail.clear()
+    assert (await client.post("/v1/orders", json=TEA, headers=key)).status_code == 201
+
+
+async def test_an_order_that_orders_has_lost_is_said_to_be_lost_and_stays_as_it_is(
+    client: httpx.AsyncClient, shop: Shop
+) -> None:
+    key = {"Idempotency-Key": "K"}
+    assert (await client.post("/v1/orders", json=TEA, headers=key)).status_code == 201
+    (order_id,) = shop.orders.decided
+    shop.reservations.faults.fail["reserve"] = Refused(
+        StatusCode.FAILED_PRECONDITION, "reservations.souk", "SETTLED", "it is sold", {"state": "CONFIRMED"}
+    )
+    again = await client.post("/v1/orders", json=TEA, headers=key)
+    assert (again.status_code, again.json()["id"]) == (201, order_id)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert_problem(await client.post("/v1/orders", json={**TEA, "note": "x"}, headers=key), 422, "key-reused")
+    shop.orders.decided.clear()
+    lost = await client.post("/v1/orders", json=TEA, headers=key)
+    assert order_id in assert_problem(lost, 503, "order-lost")["detail"]
+    assert lost.headers["retry-after"] == "60"
+    assert shop.orders.decided == {}
+    assert "refuse" not in shop.orders.faults.calls
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "K"}])
+async def test_nothing_is_reserved_while_orders_is_away(
+    client: httpx.AsyncClient, shop: Shop, headers: dict[str, str]
+) -> None:
+    await ready(client, "orders", "SERVING")
+    await shop.close("orders")
+    await ready(client, "orders", "NOT_SERVING")
+    assert_problem(await client.post("/v1/orders", json=TEA, headers=headers), 503, "unavailable")
+    assert shop.reservations.faults.calls == []
+
+
 async def test_orders_are_listed_by_customer_and_status_a_page_at_a_time(client: httpx.AsyncClient) -> None:
     ids = [(await client.post("/v1/orders", json=TEA)).json()["id"] for _ in range(3)]
     await client.post("/v1/orders", json={**TEA, "customer_id": "guest"})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from souk_contracts.loyalty.v1 import HoldRequest, HoldResponse
+from souk_contracts.loyalty.v1 import Account, HoldRequest, HoldResponse
 from souk_contracts.orders.v1 import (
     CreateRequest,
     CreateResponse,
@@ -32,7 +32,10 @@ PRICES = {"tea": 450, "cup": 100}
 OUT_OF_STOCK = Rejected(
     "OUT_OF_STOCK", "only 1 of tea", {"sku": "tea", "available": "1"}, category="FAILED_PRECONDITION"
 )
-SETTLED = Rejected("SETTLED", "it was released", category="FAILED_PRECONDITION")
+HELD_BY_OTHERS = Rejected("HELD_BY_OTHERS", "others hold it", {"sku": "tea"}, category="ABORTED")
+SETTLED = Rejected("SETTLED", "it was released", {"state": "CLOSED"}, category="FAILED_PRECONDITION")
+CONFIRMED = Rejected("SETTLED", "it was sold", {"state": "CONFIRMED"}, category="FAILED_PRECONDITION")
+UNKNOWN_CUSTOMER = Rejected("UNKNOWN_CUSTOMER", "nobody", category="NOT_FOUND")
 BUSY = Rejected("BUSY", "in flight", category="ABORTED")
 HOLD_EXPIRING = Rejected("HOLD_EXPIRING", "too late", category="ABORTED")
 KEY_REUSED = Rejected("KEY_REUSED", "another request", category="ALREADY_EXISTS")
@@ -53,9 +56,13 @@ class Clock:
 class Services:
     """All three ports. `errors` says which call fails, and how; `calls` is what was called, in order."""
 
-    def __init__(self, errors: dict[str, Exception] | None = None, *, loyalty_away: bool = False) -> None:
+    def __init__(
+        self, errors: dict[str, Exception] | None = None, *, loyalty_away: bool = False, orders_away: bool = False
+    ) -> None:
         self.errors = errors or {}
         self.loyalty_away = loyalty_away
+        self.orders_away = orders_away
+        self.points = 100
         self.calls: list[str] = []
         self.requests: dict[str, Any] = {}
         self.time_left_s: dict[str, float] = {}
@@ -75,8 +82,15 @@ class Services:
         if name in self.errors:
             raise self.errors[name]
 
-    def is_away(self, exchange: Exchange) -> bool:  # noqa: ARG002 (the port has it)
+    async def is_away(self, exchange: Exchange) -> bool:  # noqa: ARG002 (the port has it)
         return self.loyalty_away
+
+    async def get_account(self, customer_id: str, exchange: Exchange) -> Account:
+        self._call("get_account", customer_id, exchange)
+        return Account(customer_id=customer_id, points=self.points)
+
+    async def check_not_confirmed(self, order_id: str, exchange: Exchange) -> None:
+        self._call("check_not_confirmed", order_id, exchange)
 
     async def reserve(self, request: ReserveRequest, exchange: Exchange) -> ReserveResponse:
         self._call("reserve", request, exchange)
@@ -101,6 +115,8 @@ class Services:
         if self.answers_unknown:
             return CreateResponse()
         replayed = self.decided is not None
+        if not replayed and request.holds_expire_at_us == 0:
+            raise HOLD_EXPIRING
         self.decided = self.decided or Order(id=request.order_id, status=OrderStatus.ACCEPTED)
         if isinstance(self.decided, Order):
             return CreateResponse(order=self.decided, replayed=replayed)
@@ -118,7 +134,18 @@ class Services:
         return Exchange(deadline_s, self.clock)
 
     def saga(self, *, loyalty_required: bool = True) -> Saga:
-        return Saga(self, self, self, loyalty_required=loyalty_required)
+        return Saga(self, self, _Orders(self), loyalty_required=loyalty_required)
+
+
+class _Orders:
+    """The port of orders; it shares what it is asked with the others, but may be away alone."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.create, self.refuse = services.create, services.refuse
+
+    async def is_away(self, exchange: Exchange) -> bool:  # noqa: ARG002 (the port has it)
+        return self._services.orders_away
 
 
 async def test_an_order_is_reserved_then_held_then_created_under_one_id() -> None:
@@ -195,12 +222,119 @@ async def test_a_refusal_that_create_returns_is_the_answer() -> None:
 
 
 @pytest.mark.parametrize("call", ["reserve", "hold"])
-async def test_a_busy_key_is_told_so_and_nothing_is_decided(call: str) -> None:
-    services = Services({call: BUSY})
+@pytest.mark.parametrize("no", [BUSY, HELD_BY_OTHERS], ids=lambda no: no.reason)
+async def test_what_passes_by_itself_is_told_and_nothing_is_decided(call: str, no: Rejected) -> None:
+    services = Services({call: no})
     with pytest.raises(Rejected) as raised:
         await services.saga().place(TEA, "K", services.exchange())
-    assert raised.value is BUSY
+    assert raised.value is no
     assert services.calls[-1] == call
+
+
+@pytest.mark.parametrize("call", ["reserve", "hold"])
+async def test_an_order_that_a_participant_has_confirmed_is_answered_as_it_stands(call: str) -> None:
+    services = Services({call: CONFIRMED})
+    services.decided = Order(id="before", customer_id="c-1", status=OrderStatus.CONFIRMED)
+    decision = await services.saga().place(REDEEMING, "K", services.exchange())
+    assert (decision.outcome, decision.replayed) == (services.decided, True)
+    assert services.calls[-1] == "create"
+    asked = services.requests["create"]
+    assert (asked.fingerprint, asked.holds_expire_at_us) == (fingerprint_of(REDEEMING), 0)
+
+
+@pytest.mark.parametrize("call", ["reserve", "hold"])
+async def test_an_order_that_a_participant_has_confirmed_and_orders_has_lost_is_not_refused(
+    call: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    services = Services({call: CONFIRMED})
+    with pytest.raises(Unavailable) as raised:
+        await services.saga().place(TEA, "K", services.exchange())
+    assert raised.value.reason == "ORDER_LOST"
+    assert "refuse" not in services.calls
+    assert services.decided is None
+    assert f"orders has lost the order {order_id_of('anonymous', 'K')}" in caplog.text
+
+
+async def test_a_confirmed_order_of_another_request_with_its_key_is_told_so() -> None:
+    services = Services({"reserve": CONFIRMED, "create": KEY_REUSED})
+    with pytest.raises(Rejected) as raised:
+        await services.saga().place(TEA, "K", services.exchange())
+    assert raised.value is KEY_REUSED
+
+
+@pytest.mark.parametrize("key", ["K", None])
+async def test_nothing_is_held_while_orders_is_away(key: str | None) -> None:
+    services = Services(orders_away=True)
+    with pytest.raises(Unavailable, match="orders does not answer"):
+        await services.saga().place(TEA, key, services.exchange())
+    assert services.calls == []
+
+
+async def test_after_an_unknown_customer_others_are_looked_up_before_goods_are_held() -> None:
+    services = Services()
+    saga = services.saga()
+    await saga.place(TEA, "honest", services.exchange())
+    assert services.calls == ["reserve", "hold", "create"]
+    services.errors = {"hold": UNKNOWN_CUSTOMER, "get_account": UNKNOWN_CUSTOMER}
+    services.decided = None
+    await saga.place(msgspec.structs.replace(TEA, customer_id="nobody"), "first", services.exchange())
+    services.calls.clear()
+    services.decided = None
+    decision = await saga.place(msgspec.structs.replace(TEA, customer_id="no-one"), "second", services.exchange())
+    assert isinstance(decision.outcome, Refusal)
+    assert services.calls == ["get_account", "check_not_confirmed", "refuse"]
+    services.calls.clear()
+    services.errors = {}
+    services.decided = None
+    await saga.place(TEA, "seen before", services.exchange())
+    assert services.calls == ["reserve", "hold", "create"]
+
+
+async def test_after_a_refused_redemption_points_are_looked_at_before_goods_are_held() -> None:
+    too_few = Rejected("INSUFFICIENT_POINTS", "too few", category="FAILED_PRECONDITION")
+    services = Services({"hold": too_few})
+    services.points = 49
+    saga = services.saga()
+    for key in ("first", "second"):
+        services.calls.clear()
+        services.decided = None
+        decision = await saga.place(REDEEMING, key, services.exchange())
+        assert isinstance(decision.outcome, Refusal)
+        assert decision.outcome.reason == "INSUFFICIENT_POINTS"
+    assert services.calls == ["get_account", "check_not_confirmed", "refuse"]
+    assert services.decided == Refusal(
+        reason="INSUFFICIENT_POINTS",
+        detail="the order redeems 50 points of 'c-1', but 49 are available; redeem fewer",
+        metadata={"customer_id": "c-1", "requested": "50", "available": "49"},
+    )
+
+
+async def test_an_order_that_was_confirmed_is_not_refused_for_what_loyalty_says_today() -> None:
+    services = Services({"hold": UNKNOWN_CUSTOMER, "get_account": UNKNOWN_CUSTOMER})
+    saga = services.saga()
+    await saga.place(msgspec.structs.replace(TEA, customer_id="nobody"), "first", services.exchange())
+    services.decided = None
+    services.errors["check_not_confirmed"] = CONFIRMED
+    with pytest.raises(Unavailable) as raised:
+        await saga.place(TEA, "K", services.exchange())
+    assert raised.value.reason == "ORDER_LOST"
+    assert services.decided is None
+
+
+async def test_a_lookup_that_fails_holds_up_only_orders_that_need_loyalty() -> None:
+    services = Services({"hold": UNKNOWN_CUSTOMER, "get_account": GONE})
+    nobody = msgspec.structs.replace(TEA, customer_id="nobody")
+    for required in (True, False):
+        services.calls.clear()
+        saga = services.saga(loyalty_required=required)
+        await saga.place(nobody, "first", services.exchange())
+        if required:
+            with pytest.raises(Unavailable):
+                await saga.place(nobody, "second", services.exchange())
+            assert services.calls[3:] == ["get_account"]
+        else:
+            await saga.place(nobody, "second", services.exchange())
+            assert services.calls[3:] == ["get_account", "reserve", "hold", "refuse"]
 
 
 @pytest.mark.parametrize("call", ["create", "refuse"])

@@ -10,6 +10,7 @@ from souk_loyalty.domain import (
     Account,
     Busy,
     DomainError,
+    HeldByOthers,
     Hold,
     InsufficientPoints,
     Ledger,
@@ -141,8 +142,9 @@ def test_a_hold_with_other_content_is_busy(content: tuple[str, int, int]) -> Non
 def test_a_hold_after_the_end_is_settled(state: State) -> None:
     ledger = ledger_with(state)
     before = everything(ledger)
-    with pytest.raises(Settled):
+    with pytest.raises(Settled) as refusal:
         ledger.place_hold(ORDER, "ada", 1000, 30, LATER_US, now_us=NOW_US)
+    assert refusal.value.metadata == {"state": state.value}
     assert everything(ledger) == before
 
 
@@ -151,10 +153,11 @@ def test_a_hold_of_more_points_than_are_free_is_refused_and_changes_nothing(stat
     ledger = ledger_with(state)
     ledger.place_hold("another", "ada", 1000, 80, LATER_US, now_us=NOW_US)
     before = everything(ledger)
-    with pytest.raises(InsufficientPoints, match="redeems 21 points of 'ada', but 20 are") as refusal:
-        ledger.place_hold(ORDER, "ada", 1000, 21, LATER_US, now_us=NOW_US)
-    assert refusal.value.metadata == {"customer_id": "ada", "requested": "21", "available": "20"}
-    assert everything(ledger) == before
+    for redeemed, error in ((21, HeldByOthers), (100, HeldByOthers), (101, InsufficientPoints)):
+        with pytest.raises(error, match=f"redeems {redeemed} points of 'ada', but 20 are") as refusal:
+            ledger.place_hold(ORDER, "ada", 1000, redeemed, LATER_US, now_us=NOW_US)
+        assert refusal.value.metadata == {"customer_id": "ada", "requested": str(redeemed), "available": "20"}
+        assert everything(ledger) == before
     ledger.place_hold(ORDER, "ada", 1000, 20, LATER_US, now_us=NOW_US)
     assert points(ledger) == (100, 100)
 

@@ -163,8 +163,9 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: L
     calls: dict[str, tuple[Awaitable[object], grpc.StatusCode]] = {
         "BUSY": (stub.hold(hold_request(redeem_points=29)), grpc.StatusCode.ABORTED),
         "SETTLED": (stub.hold(hold_request(other)), grpc.StatusCode.FAILED_PRECONDITION),
+        "HELD_BY_OTHERS": (stub.hold(hold_request(str(uuid.uuid4()), redeem_points=71)), grpc.StatusCode.ABORTED),
         "INSUFFICIENT_POINTS": (
-            stub.hold(hold_request(str(uuid.uuid4()), redeem_points=71)),
+            stub.hold(hold_request(str(uuid.uuid4()), redeem_points=101)),
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
         "REDEEM_EXCEEDS_TOTAL": (

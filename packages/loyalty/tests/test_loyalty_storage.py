@@ -15,8 +15,8 @@ from souk_loyalty import storage as storage_module
 from souk_loyalty.database import Database, SchemaBehind, SchemaMismatch
 from souk_loyalty.domain import (
     Account,
+    HeldByOthers,
     Hold,
-    InsufficientPoints,
     Ledger,
     Settled,
     State,
@@ -58,7 +58,7 @@ async def test_each_command_of_a_list_has_an_outcome_of_its_own(storage: SqlStor
     assert [type(outcome).__name__ for outcome in outcomes] == [
         "Account",
         "Hold",
-        "InsufficientPoints",
+        "HeldByOthers",
         "Hold",
         "NoneType",
     ]
@@ -75,7 +75,7 @@ async def test_of_many_who_ask_at_once_exactly_as_many_win_as_there_are_points(
     await opened[0].execute([PutAccount("ada", "Ada", Tier.SILVER, 7)])
     outcomes = await asyncio.gather(*(opened[n % storages].execute([redeem(1)]) for n in range(40)))
     kinds = [type(outcome) for (outcome,) in outcomes]
-    assert (kinds.count(Hold), kinds.count(InsufficientPoints)) == (7, 33)
+    assert (kinds.count(Hold), kinds.count(HeldByOthers)) == (7, 33)
     account = await opened[-1].account("ada")
     assert (account.points, account.points_held, account.available) == (7, 7, 0)
 

@@ -4,6 +4,7 @@ import pytest
 
 from souk_reservations.domain import (
     Busy,
+    HeldByOthers,
     InvalidArgument,
     Item,
     Line,
@@ -82,8 +83,9 @@ def test_reserve_with_other_lines_is_busy(lines: tuple[Line, ...]) -> None:
 def test_reserve_after_the_end_is_settled(state: State) -> None:
     stock = stock_with(state)
     before = pieces(stock)
-    with pytest.raises(Settled):
+    with pytest.raises(Settled) as refusal:
         stock.reserve(ORDER, TWO_TEAS, LATER_US)
+    assert refusal.value.metadata == {"state": state.value}
     assert pieces(stock) == before
 
 
@@ -105,8 +107,19 @@ def test_reserve_of_an_unknown_item_changes_nothing() -> None:
 
 def test_held_pieces_are_not_available_to_others() -> None:
     stock = stock_with(State.HELD, (Line("mug", 2),))
-    with pytest.raises(OutOfStock):
-        stock.reserve("another", (Line("mug", 2),), LATER_US)
+    with pytest.raises(HeldByOthers, match="2 pieces of 'mug' were ordered, but 1 are available") as refusal:
+        stock.reserve("another", (Line("tea", 1), Line("mug", 2)), LATER_US)
+    assert refusal.value.metadata == {"sku": "mug", "requested": "2", "available": "1"}
+    assert pieces(stock) == (10, 0, 0)
+    stock.release(ORDER)
+    stock.reserve("another", (Line("tea", 1), Line("mug", 2)), LATER_US)
+
+
+@pytest.mark.parametrize(("missing", "error"), [(Line("tea", 11), OutOfStock), (Line("cup", 1), UnknownSku)])
+def test_what_will_not_pass_by_itself_is_said_first(missing: Line, error: type[Exception]) -> None:
+    stock = stock_with(State.HELD, (Line("mug", 2),))
+    with pytest.raises(error):
+        stock.reserve("another", (Line("mug", 2), missing), LATER_US)
 
 
 @pytest.mark.parametrize("state", [None, State.EXPIRED, State.HELD, State.CONFIRMED])

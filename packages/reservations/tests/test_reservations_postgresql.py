@@ -19,7 +19,7 @@ from alembic import command as alembic
 from sqlalchemy import select, text
 
 from souk_reservations.database import Conflict, Database
-from souk_reservations.domain import Item, Line, OutOfStock, Reservation, State, StorageUnavailable
+from souk_reservations.domain import HeldByOthers, Item, Line, OutOfStock, Reservation, State, StorageUnavailable
 from souk_reservations.environment import BadSetting
 from souk_reservations.migrate import migrate
 from souk_reservations.prune import delete_old
@@ -61,7 +61,7 @@ async def test_processes_that_want_the_same_items_in_any_order_never_lock_each_o
     async def use(storage: SqlStorage, order_id: str) -> None:
         lines = tuple(Line(sku, random_.randint(1, 3)) for sku in random_.sample(skus, random_.randint(1, 5)))
         (outcome,) = await storage.execute([Reserve(order_id, lines, ttl_us=10)])
-        if isinstance(outcome, OutOfStock):
+        if isinstance(outcome, OutOfStock | HeldByOthers):
             await storage.execute([RestockItem(sku, 2) for sku in random_.sample(skus, 3)])
         elif random_.random() < 0.7:
             await storage.execute([Confirm(order_id, lines) if random_.random() < 0.5 else Release(order_id)])

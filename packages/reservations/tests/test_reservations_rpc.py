@@ -112,8 +112,12 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: R
             stub.reserve(ReserveRequest(order_id=other, lines=TWO_TEAS)),
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
-        "OUT_OF_STOCK": (
+        "HELD_BY_OTHERS": (
             stub.reserve(ReserveRequest(order_id=str(uuid.uuid4()), lines=TWO_TEAS)),
+            grpc.StatusCode.ABORTED,
+        ),
+        "OUT_OF_STOCK": (
+            stub.reserve(ReserveRequest(order_id=str(uuid.uuid4()), lines=[Line(sku="tea", quantity=4)])),
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
         "UNKNOWN_SKU": (stub.get_item(GetItemRequest(sku="mug")), grpc.StatusCode.NOT_FOUND),

@@ -14,8 +14,8 @@ from souk_reservations import heartbeat
 from souk_reservations import storage as storage_module
 from souk_reservations.database import Database, SchemaBehind, SchemaMismatch
 from souk_reservations.domain import (
+    HeldByOthers,
     Line,
-    OutOfStock,
     Reservation,
     Settled,
     State,
@@ -59,7 +59,7 @@ async def test_each_command_of_a_list_has_an_outcome_of_its_own(storage: SqlStor
     assert [type(outcome).__name__ for outcome in outcomes] == [
         "Item",
         "Reservation",
-        "OutOfStock",
+        "HeldByOthers",
         "Reservation",
         "NoneType",
     ]
@@ -78,7 +78,7 @@ async def test_of_many_who_ask_at_once_exactly_as_many_win_as_there_are_pieces(
         *(opened[n % storages].execute([Reserve(new_id(), (Line("tea", 1),), ttl_us=10)]) for n in range(40))
     )
     kinds = [type(outcome) for (outcome,) in outcomes]
-    assert (kinds.count(Reservation), kinds.count(OutOfStock)) == (7, 33)
+    assert (kinds.count(Reservation), kinds.count(HeldByOthers)) == (7, 33)
     item = await opened[-1].item("tea")
     assert (item.on_hand, item.held, item.available) == (7, 7, 0)
 

@@ -31,6 +31,10 @@ class Breaker:
         """None while it is closed."""
         self._probing = self._has_probed = False
 
+    def is_closed(self) -> bool:
+        """Whether calls are let through, as long as none of them fails."""
+        return self._next_probe_at is None
+
     def is_open(self) -> bool:
         """Whether a call would be turned away now."""
         return self._next_probe_at is not None and (self._probing or self._clock() < self._next_probe_at)

@@ -100,6 +100,19 @@ class _Client(Generic[Stub]):
             attempts += 1
             backend = self._backends.of(exchange, failed)
 
+    async def is_away(self, exchange: Exchange) -> bool:
+        """Whether it is known that a call for this request would fail.
+
+        Where a breaker's pause has ended, one request finds out whether the service answers, by a question that has no
+        effect; meanwhile it is away for all others.
+        """
+        if self._backends.is_away(exchange):
+            return True
+        backend = self._backends.of(exchange)
+        if backend.breaker.is_closed() or await _answers(backend):
+            return False
+        return not self._backends.of(exchange, backend).is_ready()
+
     async def _attempt(
         self,
         backend: Backend[Stub],
@@ -167,6 +180,23 @@ class ReservationsClient(_Client[reservations.ReservationsStub]):
     async def reserve(self, request: reservations.ReserveRequest, exchange: Exchange) -> reservations.ReserveResponse:
         return await self._ask(reservations.ReservationsStub.reserve, request, exchange)
 
+    async def check_not_confirmed(self, order_id: str, exchange: Exchange) -> None:
+        """Raises `Rejected` as `reserve` does (SETTLED) where the order's reservation is CONFIRMED."""
+        request = reservations.GetReservationRequest(order_id=order_id)
+        try:
+            found = _present(
+                (await self._ask(reservations.ReservationsStub.get_reservation, request, exchange)).reservation
+            )
+        except Rejected:  # there is none
+            return
+        if found.state is reservations.ReservationState.CONFIRMED:
+            raise Rejected(
+                "SETTLED",
+                f"the reservation of the order {order_id} is already CONFIRMED",
+                {"state": "CONFIRMED"},
+                category="FAILED_PRECONDITION",
+            )
+
     async def list_items(
         self, request: reservations.ListItemsRequest, exchange: Exchange
     ) -> reservations.ListItemsResponse:
@@ -219,10 +249,6 @@ class ReservationsClient(_Client[reservations.ReservationsStub]):
 class LoyaltyClient(_Client[loyalty.LoyaltyStub]):
     """Every call raises `Rejected` or `Unavailable`."""
 
-    def is_away(self, exchange: Exchange) -> bool:
-        """Whether it is known, without asking, that a call for this request would fail."""
-        return self._backends.is_away(exchange)
-
     async def hold(
         self, request: loyalty.HoldRequest, exchange: Exchange, *, share: float = 1.0
     ) -> loyalty.HoldResponse:
@@ -271,6 +297,22 @@ class LoyaltyClient(_Client[loyalty.LoyaltyStub]):
         self, request: loyalty.ListAccountsRequest, exchange: Exchange
     ) -> loyalty.ListAccountsResponse:
         return await self._ask(loyalty.LoyaltyStub.list_accounts, request, exchange)
+
+
+async def _answers(backend: Backend[Stub]) -> bool:
+    """Asks a service that was left alone for a while."""
+    if not backend.breaker.allows():
+        return False
+    try:
+        is_serving, _ = await health(backend.channel)
+    except BaseException:  # the request was cancelled
+        backend.breaker.gave_up()
+        raise
+    if is_serving:
+        backend.breaker.succeeded()
+    else:
+        backend.breaker.failed()
+    return is_serving
 
 
 async def health(channel: grpc.aio.Channel) -> tuple[bool, str]:

@@ -22,8 +22,13 @@ class Rejected(Exception):
 
     @property
     def is_passing(self) -> bool:
-        """Whether the same request may succeed in a moment: BUSY, HOLD_EXPIRING."""
+        """Whether the same request may succeed in a moment: BUSY, HELD_BY_OTHERS, HOLD_EXPIRING."""
         return self.category == "ABORTED"
+
+    @property
+    def is_evidence(self) -> bool:
+        """Whether a participant says that it has CONFIRMED the order, so that orders must know it."""
+        return self.reason == "SETTLED" and self.metadata.get("state") == "CONFIRMED"
 
 
 class Unavailable(Exception):

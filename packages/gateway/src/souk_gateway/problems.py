@@ -89,13 +89,21 @@ _KINDS = (
         "OUT_OF_STOCK",
         409,
         "Out of stock",
-        "Fewer pieces are available than the order asks for. Order fewer, or try again later.",
+        "Fewer pieces are on hand than the order asks for. Order fewer, or try again later.",
     ),
     Kind(
         "INSUFFICIENT_POINTS",
         409,
         "Not enough points",
-        "The customer has fewer available points than the order would redeem. Redeem fewer, or try again later.",
+        "The customer has fewer points than the order would redeem. Redeem fewer, or try again later.",
+    ),
+    Kind(
+        "HELD_BY_OTHERS",
+        409,
+        "Held by other orders",
+        "There are enough goods (`sku`) or points (`customer_id`), but other orders hold some of them, and may "
+        "release them in a moment. This answer is not kept for the Idempotency-Key: send the same request again.",
+        retry_after_s=1,
     ),
     Kind(
         "REDEEM_EXCEEDS_TOTAL",
@@ -181,6 +189,15 @@ _KINDS = (
         "lists the versions; Souk-Prefer asks for one.",
     ),
     # It should never happen.
+    Kind(
+        "ORDER_LOST",
+        503,
+        "Order lost",
+        "This order was accepted and its goods are sold, but the database of orders went back to an earlier time and "
+        "does not have it any more. Nothing was changed. Keep the Idempotency-Key, and tell whoever runs the shop, who "
+        "must restore the order.",
+        retry_after_s=60,
+    ),
     Kind(
         "INTERNAL",
         500,

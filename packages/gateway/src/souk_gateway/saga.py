@@ -6,26 +6,23 @@ a decision expires by itself.
 """
 
 import hashlib
+import logging
 import uuid
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
-from souk_contracts.loyalty.v1 import HoldRequest, HoldResponse
-from souk_contracts.orders.v1 import (
-    CreateRequest,
-    CreateResponse,
-    Order,
-    OrderLine,
-    Refusal,
-    RefuseRequest,
-    RefuseResponse,
-)
+from souk_contracts.loyalty.v1 import Account, HoldRequest, HoldResponse
+from souk_contracts.orders.v1 import CreateRequest, CreateResponse, Order, Refusal, RefuseRequest, RefuseResponse
 from souk_contracts.reservations.v1 import Line, ReserveRequest, ReserveResponse
+from souk_gateway import messages
+from souk_gateway.customers import Customers
 from souk_gateway.errors import Rejected, Unavailable
 from souk_gateway.exchange import Exchange
 from souk_gateway.models import OrderRequest
+
+log = logging.getLogger(__name__)
 
 CALLER = "anonymous"
 """Whose idempotency keys they are. Clients do not authenticate, so all share one caller."""
@@ -43,12 +40,17 @@ class ReservationsPort(Protocol):
 
     async def reserve(self, request: ReserveRequest, exchange: Exchange) -> ReserveResponse: ...
 
+    async def check_not_confirmed(self, order_id: str, exchange: Exchange) -> None:
+        """Raises `Rejected` as `reserve` does (SETTLED) where the order's reservation is CONFIRMED."""
+
 
 class LoyaltyPort(Protocol):
     """Every call raises `Rejected` or `Unavailable`, and takes no longer than the exchange has left."""
 
-    def is_away(self, exchange: Exchange) -> bool:
-        """Whether it is known, without asking, that a call would fail."""
+    async def is_away(self, exchange: Exchange) -> bool:
+        """Whether it is known that a call would fail. It seldom waits: see `OrdersPort`."""
+
+    async def get_account(self, customer_id: str, exchange: Exchange) -> Account: ...
 
     async def hold(self, request: HoldRequest, exchange: Exchange, *, share: float = 1.0) -> HoldResponse:
         """`share` is the part of the exchange's time that the call may take."""
@@ -56,6 +58,9 @@ class LoyaltyPort(Protocol):
 
 class OrdersPort(Protocol):
     """Every call raises `Rejected` or `Unavailable`, and takes no longer than the exchange has left."""
+
+    async def is_away(self, exchange: Exchange) -> bool:
+        """Whether it is known that a call would fail. It waits only where one request must find that out for all."""
 
     async def create(self, request: CreateRequest, exchange: Exchange) -> CreateResponse: ...
 
@@ -100,33 +105,50 @@ class Saga:
         self._loyalty = loyalty
         self._orders = orders
         self._loyalty_required = loyalty_required
+        self._customers = Customers(loyalty)
 
     async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange) -> Decision:
         """Places an order, once for each key.
 
-        Raises `Rejected` where the key is in flight (BUSY), was used for another request (KEY_REUSED), or the holds
-        were about to end (HOLD_EXPIRING); `Unavailable` where the outcome is not known. With a key, the same request
-        then joins what this one left behind; without one, orders is told that nothing will come of it.
+        Raises `Rejected` where the key is in flight (BUSY), was used for another request (KEY_REUSED), where other
+        orders hold what is wanted (HELD_BY_OTHERS), or the holds were about to end (HOLD_EXPIRING); `Unavailable` where
+        the outcome is not known, or orders has lost the order (ORDER_LOST). With a key, the same request then joins
+        what this one left behind; without one, orders is told that nothing will come of it.
         """
         order_id, fingerprint = order_id_of(CALLER, key), fingerprint_of(wanted)
         needs_loyalty = self._loyalty_required or wanted.redeem_points > 0
-        loyalty_away = self._loyalty.is_away(exchange)
+        # Before goods are held, which nobody could then use or release.
+        if await self._orders.is_away(exchange):
+            raise Unavailable("orders does not answer, so no order was placed; try again in a moment")
+        loyalty_away = await self._loyalty.is_away(exchange)
         if loyalty_away and needs_loyalty:
             raise Unavailable("loyalty does not answer, so no order was placed; try again in a moment")
         try:
             try:
+                if not loyalty_away:
+                    await self._check_first(order_id, wanted, needs_loyalty, exchange)
                 reserved = await self._reserve(order_id, wanted, exchange)
                 held = None if loyalty_away else await self._hold(order_id, wanted, reserved, needs_loyalty, exchange)
             except Rejected as no:
                 if no.is_passing:
                     raise
-                refusal = Refusal(reason=no.reason, detail=no.detail, metadata=no.metadata)
-                return await self._refuse(order_id, fingerprint, wanted, refusal, exchange)
+                if no.is_evidence:
+                    return await self._look_up(order_id, fingerprint, wanted, no, exchange)
+                return await self._refuse(order_id, fingerprint, wanted, no, exchange)
             return await self._create(order_id, fingerprint, wanted, reserved, held, exchange)
         except (Rejected, Unavailable) as error:
             if key is not None:
                 raise
             return await self._abandon(order_id, fingerprint, wanted, error, exchange)
+
+    async def _check_first(self, order_id: str, wanted: OrderRequest, needed: bool, exchange: Exchange) -> None:
+        """Raises `Rejected` for an order that loyalty would refuse after its goods were held."""
+        try:
+            await self._customers.check(wanted, exchange, needed=needed)
+        except Rejected:
+            # The goods may have been sold for this very order, and then that counts, whatever loyalty says today.
+            await self._reservations.check_not_confirmed(order_id, exchange)
+            raise
 
     async def _reserve(self, order_id: str, wanted: OrderRequest, exchange: Exchange) -> ReserveResponse:
         lines = [Line(sku=line.sku, quantity=line.quantity) for line in wanted.lines]
@@ -141,13 +163,19 @@ class Saga:
             subtotal=sum(line.unit_price * line.quantity for line in reserved.lines),
             redeem_points=wanted.redeem_points,
         )
-        if needed:
-            return await self._loyalty.hold(request, exchange)
         try:
             # Half of the time, so that there is some left to go on without it.
-            return await self._loyalty.hold(request, exchange, share=0.5)
+            held = await self._loyalty.hold(request, exchange, share=1.0 if needed else 0.5)
         except Unavailable:
+            if needed:
+                raise
             return None  # should it be held after all, orders has it released
+        except Rejected as no:
+            if not no.is_passing and not no.is_evidence:
+                self._customers.refused()
+            raise
+        self._customers.exists(wanted.customer_id)
+        return held
 
     async def _create(
         self,
@@ -158,38 +186,37 @@ class Saga:
         held: HoldResponse | None,
         exchange: Exchange,
     ) -> Decision:
-        request = CreateRequest(
-            order_id=order_id,
-            fingerprint=fingerprint,
-            customer_id=wanted.customer_id,
-            currency=reserved.currency,
-            lines=[
-                OrderLine(sku=line.sku, name=line.name, quantity=line.quantity, unit_price=line.unit_price)
-                for line in reserved.lines
-            ],
-            without_loyalty=held is None,
-            holds_expire_at_us=reserved.expires_at_us,
-            note=wanted.note,
-            brief=True,
-        )
-        if held is not None:
-            request.discount_percent = held.discount_percent
-            request.discount = held.discount
-            request.points_redeemed = held.points_redeemed
-            request.points_earned = held.points_earned
-            request.holds_expire_at_us = min(reserved.expires_at_us, held.expires_at_us)
+        request = messages.create(order_id, fingerprint, wanted, reserved, held)
         answer = await self._orders.create(request, exchange)
         if answer.order is not None and not answer.replayed and not answer.order.customer_id:
-            answer.order = _in_full(answer.order, request)
+            answer.order = messages.in_full(answer.order, request)
         return _decision(answer)
 
     async def _refuse(
-        self, order_id: str, fingerprint: bytes, wanted: OrderRequest, refusal: Refusal, exchange: Exchange
+        self, order_id: str, fingerprint: bytes, wanted: OrderRequest, no: Rejected, exchange: Exchange
     ) -> Decision:
-        request = RefuseRequest(
-            order_id=order_id, fingerprint=fingerprint, customer_id=wanted.customer_id, refusal=refusal
-        )
+        request = messages.refuse(order_id, fingerprint, wanted, no)
         return _decision(await self._orders.refuse(request, exchange))
+
+    async def _look_up(
+        self, order_id: str, fingerprint: bytes, wanted: OrderRequest, evidence: Rejected, exchange: Exchange
+    ) -> Decision:
+        """The decision about an order that a participant has CONFIRMED. Raises `Unavailable` if orders has lost it.
+
+        A Refuse would be recorded where orders has lost it, and undo the sale.
+        """
+        request = messages.look_up(order_id, fingerprint, wanted)
+        try:
+            return _decision(await self._orders.create(request, exchange))
+        except Rejected as no:
+            if no.reason != "HOLD_EXPIRING":
+                raise
+        log.error("orders has lost the order %s, which was confirmed: %s", order_id, evidence.detail)
+        raise Unavailable(
+            f"the order {order_id} was confirmed, but the database of orders has lost it; nothing was changed, and the "
+            "order must be restored by whoever runs this shop",
+            reason="ORDER_LOST",
+        )
 
     async def _abandon(
         self,
@@ -201,35 +228,14 @@ class Saga:
     ) -> Decision:
         """Ends an order that no retry can join, since it has no key, instead of letting its holds wait to expire."""
         exchange.extend_to(_REFUSE_EXTRA_S)
-        refusal = Refusal(reason="UNAVAILABLE", detail="a service did not answer while the order was placed")
+        no = Rejected("UNAVAILABLE", "a service did not answer while the order was placed")
         try:
-            decision = await self._refuse(order_id, fingerprint, wanted, refusal, exchange)
+            decision = await self._refuse(order_id, fingerprint, wanted, no, exchange)
         except (Rejected, Unavailable):
             raise error from None  # it was the cause of this one, too
         if isinstance(decision.outcome, Refusal):
             raise error
         return decision  # Create had succeeded, only its answer was lost
-
-
-def _in_full(order: Order, request: CreateRequest) -> Order:
-    """The whole order: what a brief answer of orders leaves out is in the request."""
-    subtotal = sum(line.unit_price * line.quantity for line in request.lines)
-    return Order(
-        id=order.id,
-        status=order.status,
-        customer_id=request.customer_id,
-        currency=request.currency,
-        lines=request.lines,
-        subtotal=subtotal,
-        discount_percent=request.discount_percent,
-        discount=request.discount,
-        points_redeemed=request.points_redeemed,
-        points_earned=request.points_earned,
-        total=subtotal - request.discount - request.points_redeemed,
-        without_loyalty=request.without_loyalty,
-        created_at_us=order.created_at_us,
-        note=request.note,
-    )
 
 
 def _decision(answer: CreateResponse | RefuseResponse) -> Decision:

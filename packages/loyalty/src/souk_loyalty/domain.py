@@ -4,8 +4,8 @@ The states of a hold and what each call makes of them stand here, and nowhere el
 worth stands in `rules`:
 
     call        no row, EXPIRED           HELD                        CONFIRMED            CLOSED
-    place_hold  hold, or refuse           same content: the same      Settled              Settled
-                                          quote; other: Busy
+    place_hold  hold, or refuse           same content: the same      Settled, and says    Settled
+                                          quote; other: Busy          that it is CONFIRMED
     confirm     take: CONFIRMED, or       drop the hold, then as      yes                  no
                 CLOSED and no             on the left; never no to
                                           what was held
@@ -49,11 +49,24 @@ class UnknownCustomer(DomainError):
 
 
 class InsufficientPoints(DomainError):
-    """Fewer points are available than are to be redeemed."""
+    """Fewer points are there than are to be redeemed."""
 
     def __init__(self, customer_id: str, requested: int, available: int) -> None:
         super().__init__(
             f"the order redeems {requested} points of '{customer_id}', but {available} are available; redeem fewer",
+            customer_id=customer_id,
+            requested=requested,
+            available=available,
+        )
+
+
+class HeldByOthers(DomainError):
+    """The account has enough points, but other orders hold some of them, which may be available again in a moment."""
+
+    def __init__(self, customer_id: str, requested: int, available: int) -> None:
+        super().__init__(
+            f"the order redeems {requested} points of '{customer_id}', but {available} are available while other "
+            "orders hold some; try again in a moment",
             customer_id=customer_id,
             requested=requested,
             available=available,
@@ -81,10 +94,10 @@ class Busy(DomainError):
 
 
 class Settled(DomainError):
-    """The hold is CONFIRMED or CLOSED."""
+    """The hold is CONFIRMED or CLOSED; the state is in the metadata."""
 
-    def __init__(self, order_id: str) -> None:
-        super().__init__(f"the hold of the order {order_id} is already confirmed or released")
+    def __init__(self, order_id: str, state: "State") -> None:
+        super().__init__(f"the hold of the order {order_id} is already {state}", state=state)
 
 
 class PointsBelowHeld(DomainError):
@@ -216,11 +229,11 @@ class Ledger:
     ) -> Hold:
         """Quotes the discount by today's tier, and holds the points until `expires_at_us`.
 
-        Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints.
+        Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints, HeldByOthers.
         """
         row = self.holds.get(order_id)
         if row is not None and row.state in (State.CONFIRMED, State.CLOSED):
-            raise Settled(order_id)
+            raise Settled(order_id, row.state)
         if row is not None and row.state is State.HELD:
             if (row.customer_id, row.subtotal, row.redeem_points) != (customer_id, subtotal, redeem_points):
                 raise Busy(order_id)
@@ -237,7 +250,7 @@ class Ledger:
         if row.state is State.CONFIRMED:
             return None
         if row.state is State.CLOSED:
-            return Settled(order_id)
+            return Settled(order_id, row.state)
         promised = 0
         if row.state is State.HELD:
             self._change(row.customer_id, held=-row.points_redeemed)
@@ -320,10 +333,16 @@ class Ledger:
         except KeyError:
             raise UnknownCustomer(customer_id) from None
 
-    def _check_available(self, customer_id: str, points: int, promised: int = 0) -> None:
+    def _check_available(
+        self,
+        customer_id: str,
+        points: int,
+        promised: int = 0,
+        otherwise: type[InsufficientPoints | HeldByOthers] = InsufficientPoints,
+    ) -> None:
         available = self._account(customer_id).available
         if points > max(available, promised):
-            raise InsufficientPoints(customer_id, points, available)
+            raise otherwise(customer_id, points, available)
 
     def _quote(
         self, order_id: str, customer_id: str, subtotal: int, redeem_points: int, expires_at_us: int, now_us: int
@@ -334,7 +353,8 @@ class Ledger:
         payable = rules.payable(subtotal, discount)
         if redeem_points > payable:
             raise RedeemExceedsTotal(redeem_points, payable)
-        self._check_available(customer_id, redeem_points)
+        lacking = HeldByOthers if redeem_points <= account.points else InsufficientPoints
+        self._check_available(customer_id, redeem_points, otherwise=lacking)
         return Hold(
             order_id=order_id,
             state=State.HELD,

@@ -41,7 +41,7 @@ _CUSTOMER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class PlaceHold(NamedTuple):
-    """Outcome: the Hold, or Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints."""
+    """Outcome: the Hold, or Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints, HeldByOthers."""
 
     order_id: str
     customer_id: str
@@ -121,7 +121,7 @@ class Loyalty:
         self._ttl_us = int(hold_ttl_s * 1_000_000)
 
     async def place_hold(self, order_id: str, customer_id: str, subtotal: int, redeem_points: int) -> Hold:
-        """Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints."""
+        """Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints, HeldByOthers."""
         (outcome,) = await self.place_all([(order_id, customer_id, subtotal, redeem_points)])
         if isinstance(outcome, DomainError):
             raise outcome

@@ -19,6 +19,7 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.UnknownCustomer: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_CUSTOMER),
     domain.InsufficientPoints: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.INSUFFICIENT_POINTS),
     domain.RedeemExceedsTotal: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.REDEEM_EXCEEDS_TOTAL),
+    domain.HeldByOthers: (grpc.StatusCode.ABORTED, wire.ErrorReason.HELD_BY_OTHERS),
     domain.Busy: (grpc.StatusCode.ABORTED, wire.ErrorReason.BUSY),
     domain.Settled: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.SETTLED),
     domain.PointsBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.POINTS_BELOW_HELD),

@@ -3,8 +3,8 @@
 The states of a reservation and what each call makes of them stand here, and nowhere else:
 
     call      no row, EXPIRED           HELD                        CONFIRMED            CLOSED
-    reserve   hold, or refuse           same lines: hold anew       Settled              Settled
-                                        other lines: Busy
+    reserve   hold, or refuse           same lines: hold anew       Settled, and says    Settled
+                                        other lines: Busy           that it is CONFIRMED
     confirm   sell: CONFIRMED, or       drop the hold, then as      yes                  no
               CLOSED and no             on the left
     release   CLOSED                    drop the hold: CLOSED       take back: CLOSED    CLOSED
@@ -45,11 +45,24 @@ class UnknownSku(DomainError):
 
 
 class OutOfStock(DomainError):
-    """Fewer pieces are available than asked for."""
+    """Fewer pieces are there than asked for."""
 
     def __init__(self, sku: str, requested: int, available: int) -> None:
         super().__init__(
             f"{requested} pieces of '{sku}' were ordered, but {available} are available; order fewer, or try later",
+            sku=sku,
+            requested=requested,
+            available=available,
+        )
+
+
+class HeldByOthers(DomainError):
+    """Enough pieces are on hand, but others hold some of them, which may be available again in a moment."""
+
+    def __init__(self, sku: str, requested: int, available: int) -> None:
+        super().__init__(
+            f"{requested} pieces of '{sku}' were ordered, but {available} are available while other orders hold some; "
+            "try again in a moment",
             sku=sku,
             requested=requested,
             available=available,
@@ -66,10 +79,10 @@ class Busy(DomainError):
 
 
 class Settled(DomainError):
-    """The reservation is CONFIRMED or CLOSED."""
+    """The reservation is CONFIRMED or CLOSED; the state is in the metadata."""
 
-    def __init__(self, order_id: str) -> None:
-        super().__init__(f"the reservation of the order {order_id} is already confirmed or released")
+    def __init__(self, order_id: str, state: "State") -> None:
+        super().__init__(f"the reservation of the order {order_id} is already {state}", state=state)
 
 
 class OnHandBelowHeld(DomainError):
@@ -192,16 +205,21 @@ class Stock:
         self.journal: list[JournalEntry] = []
 
     def reserve(self, order_id: str, lines: tuple[Line, ...], expires_at_us: int) -> Reservation:
-        """Holds all lines until `expires_at_us`, or none. Raises Busy, Settled, UnknownSku, OutOfStock."""
+        """Holds all lines until `expires_at_us`, or none.
+
+        Raises Busy, Settled, UnknownSku, OutOfStock; HeldByOthers only where nothing but time is needed.
+        """
         row = self.reservations.get(order_id)
         if row is not None and row.state in (State.CONFIRMED, State.CLOSED):
-            raise Settled(order_id)
+            raise Settled(order_id, row.state)
         if row is not None and row.state is State.HELD:
             if _quantities(row.lines) != _quantities(lines):
                 raise Busy(order_id)
             held = row._replace(expires_at_us=expires_at_us)
         else:
             quote = tuple(self._quote(line) for line in lines)
+            for line in lines:
+                self._check_available(line, HeldByOthers)
             self._change_held(lines, +1)
             held = Reservation(order_id, State.HELD, lines, quote, expires_at_us)
         self.reservations[order_id] = held
@@ -213,12 +231,13 @@ class Stock:
         if row.state is State.CONFIRMED:
             return None
         if row.state is State.CLOSED:
-            return Settled(order_id)
+            return Settled(order_id, row.state)
         if row.state is State.HELD:
             self._change_held(row.lines, -1)
         try:
             for line in lines:
                 self._quote(line)
+                self._check_available(line, OutOfStock)
         except (UnknownSku, OutOfStock) as refusal:
             self.reservations[order_id] = row._replace(state=State.CLOSED, quote=())
             return refusal
@@ -297,9 +316,14 @@ class Stock:
 
     def _quote(self, line: Line) -> QuotedLine:
         item = self._item(line.sku)
-        if item.available < line.quantity:
+        if item.on_hand < line.quantity:
             raise OutOfStock(line.sku, line.quantity, item.available)
         return QuotedLine(line.sku, item.name, line.quantity, item.unit_price)
+
+    def _check_available(self, line: Line, otherwise: type[HeldByOthers | OutOfStock]) -> None:
+        available = self.items[line.sku].available
+        if available < line.quantity:
+            raise otherwise(line.sku, line.quantity, available)
 
     def _change_held(self, lines: Iterable[Line], sign: int) -> None:
         for line in lines:

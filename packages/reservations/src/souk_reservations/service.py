@@ -44,7 +44,7 @@ _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Reserve(NamedTuple):
-    """Outcome: the Reservation, or Busy, Settled, UnknownSku, OutOfStock."""
+    """Outcome: the Reservation, or Busy, Settled, UnknownSku, OutOfStock, HeldByOthers."""
 
     order_id: str
     lines: tuple[Line, ...]
@@ -129,7 +129,7 @@ class Reservations:
         self._ttl_us = int(hold_ttl_s * 1_000_000)
 
     async def reserve(self, order_id: str, lines: Sequence[Line]) -> Reservation:
-        """Raises Busy, Settled, UnknownSku, OutOfStock."""
+        """Raises Busy, Settled, UnknownSku, OutOfStock, HeldByOthers."""
         (outcome,) = await self.reserve_all([(order_id, lines)])
         if isinstance(outcome, DomainError):
             raise outcome

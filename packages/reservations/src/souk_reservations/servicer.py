@@ -17,6 +17,7 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.InvalidArgument: (grpc.StatusCode.INVALID_ARGUMENT, wire.ErrorReason.INVALID_ARGUMENT),
     domain.UnknownSku: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_SKU),
     domain.OutOfStock: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.OUT_OF_STOCK),
+    domain.HeldByOthers: (grpc.StatusCode.ABORTED, wire.ErrorReason.HELD_BY_OTHERS),
     domain.Busy: (grpc.StatusCode.ABORTED, wire.ErrorReason.BUSY),
     domain.Settled: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.SETTLED),
     domain.OnHandBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_BELOW_HELD),
