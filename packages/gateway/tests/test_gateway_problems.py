@@ -53,6 +53,7 @@ def test_whatever_passes_says_when_to_try_again(kind: object) -> None:
         ("UNKNOWN_ORDER", 404, 404),
         ("WRONG_STATUS", 409, 409),
         ("ON_HAND_BELOW_HELD", 409, 409),
+        ("ON_HAND_ABOVE_LIMIT", 409, 409),
         ("POINTS_BELOW_HELD", 409, 409),
         ("BUSY", 409, 409),
         ("HELD_BY_OTHERS", 409, 409),

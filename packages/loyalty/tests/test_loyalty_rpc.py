@@ -230,6 +230,9 @@ async def test_a_lost_database_is_unavailable_and_says_so(stub: LoyaltyStub, sto
         (ListAccountsRequest(page_size=-1), "page_size"),
         (ListAccountsRequest(page_size=501), "page_size"),
         (ListAccountsRequest(page_token="\n"), "page_token"),
+        (ListAccountsRequest(page_token="nobody"), "page_token"),
+        (PutAccountRequest(customer_id="..", name="Bo", tier=Tier.GOLD, points=1), "customer_id"),
+        (PutAccountRequest(customer_id=".", name="Bo", tier=Tier.GOLD, points=1), "customer_id"),
     ],
 )
 async def test_what_is_out_of_range_is_refused_by_name(

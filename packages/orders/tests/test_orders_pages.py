@@ -1,5 +1,6 @@
 """Lists of orders, a page at a time, over thousands of them."""
 
+import base64
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -12,8 +13,23 @@ from souk_contracts.orders.v1 import ListRequest, OrdersStub
 from souk_orders import limits, tables
 from souk_orders.domain import InvalidArgument, Line, Order, Refusal, RefusedOrder, Status, Terms
 from souk_orders.service import Orders
-from souk_orders.statements import Row, Session, Statement
+from souk_orders.statements import Row, Session, Statement, deleting
 from souk_orders.storage import _INSERT_ORDERS, _UPDATE_ORDERS, SqlStorage
+
+
+def token_before_1_2(created_at_us: int, order_id: str) -> str:
+    """As orders 1.0 and 1.1 make it."""
+    return base64.urlsafe_b64encode(f"{created_at_us} {order_id}".encode()).decode().rstrip("=")
+
+
+def position_before_1_2(token: str) -> limits.Position:
+    """As orders 1.0 and 1.1 read it."""
+    padded = token + "=" * (-len(token) % 4)
+    text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+    found = re.fullmatch("([0-9]{1,19}) ([0-9a-f-]{36})", text)
+    assert found
+    return int(found[1]), found[2]
+
 
 CUSTOMERS = ("c-0", "c-1", "c-2")
 FILTERS = [(customer, status) for customer in ("", "c-1") for status in (None, Status.CONFIRMED)]
@@ -170,13 +186,69 @@ async def test_a_page_of_long_orders_with_long_notes_fits_into_a_message(stub: O
         "x",
         "é",
         "\n",
-        limits.page_token((2**63, "00000000-0000-4000-8000-000000000000")),
-        limits.page_token((1, "00000000-0000-4000-8000-00000000000")),
-        limits.page_token((-1, "00000000-0000-4000-8000-000000000000")),
-        limits.page_token((1, "00000000-0000-4000-8000-000000000000")) + "\n",
+        token_before_1_2(2**63, "00000000-0000-4000-8000-000000000000"),
+        token_before_1_2(1, "00000000-0000-4000-8000-00000000000"),
+        token_before_1_2(-1, "00000000-0000-4000-8000-000000000000"),
+        token_before_1_2(1, "00000000-0000-4000-8000-000000000000") + "\n",
+        token_before_1_2(1, "00000000-0000--" + "0" * 21),
     ],
 )
 async def test_a_page_token_that_was_not_given_is_refused(orders: Orders, token: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await orders.orders("", None, 10, token)
     assert caught.value.metadata == {"field": "page_token"}
+
+
+@pytest.mark.parametrize(("customer_id", "status"), FILTERS)
+async def test_a_page_token_is_for_one_list_only(
+    storage: SqlStorage, orders: Orders, terms: Terms, customer_id: str, status: Status | None
+) -> None:
+    fill(storage, some_orders(200, terms))
+    _, token = await orders.orders(customer_id, status, 5, "")
+    for other in itertools.product(("", *CUSTOMERS), (None, *Status)):
+        if other == (customer_id, status):
+            assert await orders.orders(*other, 5, token)
+        else:
+            with pytest.raises(InvalidArgument, match="other filters") as caught:
+                await orders.orders(*other, 5, token)
+            assert caught.value.metadata == {"field": "page_token"}
+
+
+@pytest.mark.parametrize(("customer_id", "status"), FILTERS)
+@pytest.mark.parametrize("reads", ["before 1.2", "after 1.2"])
+async def test_versions_before_1_2_go_on_where_this_one_stopped_and_the_other_way_round(
+    storage: SqlStorage, orders: Orders, terms: Terms, customer_id: str, status: Status | None, reads: str
+) -> None:
+    there = some_orders(300, terms)
+    # Some that no mark fits between.
+    there += [order._replace(order_id=f"00000000-0000-4000-8000-{n:012x}") for n, order in enumerate(there[:100])]
+    there = list({order.order_id: order for order in there}.values())
+    fill(storage, there)
+    wanted = await storage.orders(customer_id, status, limits.START, 1000)
+    found: list[Order] = []
+    token = ""
+    while True:
+        if reads == "before 1.2":
+            after = position_before_1_2(token) if token else limits.START
+            page = list((await storage.orders(customer_id, status, after, 8))[:7])
+            _, token = await orders.orders(customer_id, status, 7, token)
+        else:
+            given, token = await orders.orders(customer_id, status, 7, token)
+            page = list(given)
+            token = token and token_before_1_2(page[-1].created_at_us, page[-1].order_id)
+        found += page
+        if not token:
+            break
+    assert found == wanted
+
+
+async def test_a_last_order_that_is_deleted_meanwhile_is_no_matter(
+    storage: SqlStorage, orders: Orders, terms: Terms
+) -> None:
+    there = some_orders(20, terms)
+    fill(storage, there)
+    first, token = await orders.orders("", None, 10, "")
+    with storage._database.write() as session:
+        session.change(deleting(tables.orders), [{"order_id": first[-1].order_id}])
+    rest, _ = await orders.orders("", None, 10, token)
+    assert {order.order_id for order in (*first, *rest)} == {order.order_id for order in there}

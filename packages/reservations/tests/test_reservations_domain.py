@@ -5,9 +5,9 @@ import pytest
 from souk_reservations.domain import (
     Busy,
     HeldByOthers,
-    InvalidArgument,
     Item,
     Line,
+    OnHandAboveLimit,
     OnHandBelowHeld,
     OutOfStock,
     Reservation,
@@ -227,7 +227,7 @@ def test_put_below_what_is_held_is_refused() -> None:
 def test_restock_stops_at_the_most_that_an_item_can_have() -> None:
     stock = Stock({"tea": Item("tea", "Tea", 450, on_hand=1_000_000_000 - 1)}, {})
     stock.restock("tea", 1)
-    with pytest.raises(InvalidArgument, match="above 1000000000"):
+    with pytest.raises(OnHandAboveLimit, match="more than 1000000000"):
         stock.restock("tea", 1)
 
 

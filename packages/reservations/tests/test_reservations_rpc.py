@@ -129,6 +129,10 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: R
             stub.put_item(PutItemRequest(sku="tea", name="Tea", unit_price=450, on_hand=1)),
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
+        "ON_HAND_ABOVE_LIMIT": (
+            stub.restock_item(RestockItemRequest(sku="tea", quantity=1_000_000_000)),
+            grpc.StatusCode.FAILED_PRECONDITION,
+        ),
         "PRECONDITION_FAILED": (
             stub.put_item(
                 PutItemRequest(sku="tea", name="Tea", unit_price=1, on_hand=-1, edit=ItemEdit(must_be_new=True))
@@ -174,6 +178,9 @@ async def test_a_lost_database_is_unavailable_and_says_so(stub: ReservationsStub
         (PutItemRequest(sku="x", name="X", unit_price=1, on_hand=1, description="a\0b"), "description"),
         (ListItemsRequest(page_size=501), "page_size"),
         (ListItemsRequest(page_token="\n"), "page_token"),
+        (ListItemsRequest(page_token="no-item"), "page_token"),
+        (PutItemRequest(sku="..", name="Tea", unit_price=1, on_hand=1), "sku"),
+        (PutItemRequest(sku=".", name="Tea", unit_price=1, on_hand=1), "sku"),
     ],
 )
 async def test_what_is_out_of_range_is_refused_by_name(

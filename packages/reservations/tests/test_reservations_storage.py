@@ -172,6 +172,20 @@ async def test_items_come_by_sku_a_page_at_a_time(reservations: Reservations) ->
     assert pages == [["a", "b"], ["c", "d"], ["e"]]
 
 
+async def test_an_item_of_dots_from_before_1_2_can_still_be_listed_and_sold(
+    storage: SqlStorage, reservations: Reservations
+) -> None:
+    for sku in (".", "..", "a"):
+        await storage.execute([PutItem(sku, "Dots", 1, 5)])
+    first, token = await reservations.items(1, "")
+    rest, _ = await reservations.items(2, token)
+    assert [item.sku for item in (*first, *rest)] == [".", "..", "a"]
+    order_id, lines = str(uuid.uuid4()), [Line("..", 2)]
+    await reservations.reserve(order_id, lines)
+    assert await reservations.confirm(order_id, lines) is None
+    assert (await reservations.item("..")).on_hand == 3
+
+
 async def test_an_unknown_item_is_said_to_be_unknown(reservations: Reservations) -> None:
     with pytest.raises(UnknownSku):
         await reservations.item("tea")

@@ -148,6 +148,12 @@ _KINDS = (
         "Orders hold more pieces (`held`) than would be on hand. Set `on_hand` to at least `held`, or try again later.",
     ),
     Kind(
+        "ON_HAND_ABOVE_LIMIT",
+        409,
+        "Too many on hand",
+        "At most 1,000,000,000 pieces of an item can be on hand, and `on_hand` are. Add fewer.",
+    ),
+    Kind(
         "POINTS_BELOW_HELD",
         409,
         "Points below held",
@@ -213,7 +219,7 @@ BY_NAME: Mapping[str, Kind] = {kind.name: kind for kind in _KINDS}
 _STATUS_BY_CATEGORY = {"INVALID_ARGUMENT": 400, "OUT_OF_RANGE": 400, "NOT_FOUND": 422}
 
 _STANDARD_MEMBERS = frozenset({"type", "title", "status", "detail", "instance"})
-_NUMBERS = frozenset({"requested", "available", "held", "payable"})
+_NUMBERS = frozenset({"requested", "available", "held", "on_hand", "payable"})
 
 
 def kind_of(reason: str, category: str = "") -> Kind:

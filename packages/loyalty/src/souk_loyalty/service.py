@@ -16,6 +16,7 @@ from souk_loyalty.domain import (
     Hold,
     InvalidArgument,
     Overloaded,
+    UnknownCustomer,
     in_range,
 )
 from souk_loyalty.revisions import ANY, Condition
@@ -38,6 +39,8 @@ PAUSE_MS = 250
 _LAGS = "earlier calls have waited too long already, so this was not begun; try again in a moment"
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CUSTOMER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NOT_NEW = (".", "..")
+"""Ids that customers could have before version 1.2. No client can name them in a path, so no further one gets one."""
 
 
 class PlaceHold(NamedTuple):
@@ -172,6 +175,8 @@ class Loyalty:
         condition: Condition = ANY,
     ) -> Account:
         """An expiry of 0 is never; what is None stays as it was. Raises PreconditionFailed, PointsBelowHeld."""
+        if customer_id in _NOT_NEW:
+            raise InvalidArgument("customer_id", f"must not be {' or '.join(_NOT_NEW)}, which cannot be part of a path")
         if not name.strip() or len(name) > 200 or "\0" in name:
             raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces, without NUL")
         if tier_expires_at_us is not None:
@@ -187,10 +192,18 @@ class Loyalty:
         return await self._storage.account(_customer_id(customer_id))
 
     async def accounts(self, page_size: int, page_token: str) -> tuple[Sequence[Account], str]:
-        """A page, and the token of the next one; empty on the last."""
+        """A page, and the token of the next one; empty on the last.
+
+        A token is the id of the last customer on its page, in every version. Accounts are never deleted, so another
+        text was not given.
+        """
         size = in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
-        if page_token and not _CUSTOMER_ID.fullmatch(page_token):
-            raise InvalidArgument("page_token", "is not from an answer of this call; leave it empty for the first page")
+        if page_token:
+            try:
+                await self.account(page_token)
+            except (InvalidArgument, UnknownCustomer):
+                wanted = "is not from an answer of this call; leave it empty for the first page"
+                raise InvalidArgument("page_token", wanted) from None
         accounts = await self._storage.accounts(page_token, size + 1)
         return accounts[:size], accounts[size - 1].customer_id if len(accounts) > size else ""
 

@@ -2,11 +2,12 @@
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Sequence
 from itertools import accumulate
 
-from souk_orders.domain import InvalidArgument, Line, Order, Refusal, Terms
+from souk_orders.domain import InvalidArgument, Line, Order, Refusal, Status, Terms
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
@@ -30,6 +31,9 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 _POSITION = re.compile(r"([0-9]{1,19}) ([0-9a-f-]{36})")
+
+_UNMARKED = 14
+"""Characters of an order's id in every page token. A digit comes next in an id, and a hyphen in a mark."""
 
 Position = tuple[int, str]
 """The position of an order in a list of all: when it was created, and its id."""
@@ -103,13 +107,22 @@ def fitting(orders: Sequence[Order]) -> int:
     return sum(1 for total in lines if total <= MAX_PAGE_LINES)
 
 
-def page_token(position: Position) -> str:
-    """The token of the page that follows `position`; it needs no escaping in a URL."""
-    return base64.urlsafe_b64encode("{} {}".format(*position).encode()).decode().rstrip("=")
+def page_token(last: Order, following: Order, customer_id: str, status: Status | None) -> str:
+    """The token of the page that begins with `following`, after `last`; it needs no escaping in a URL.
+
+    It is the position of `last` for every version. The second half of the id is a mark instead, which binds the token
+    to the list's filters, and which versions before 1.2 take for an id: it sorts between the two orders, as it begins
+    with a character below every other one. Where nothing is between them, the token has no mark.
+    """
+    order_id = last.order_id
+    beginning = (last.created_at_us, order_id[:_UNMARKED])
+    if beginning != (following.created_at_us, following.order_id[:_UNMARKED]):
+        order_id = _marked(last.created_at_us, order_id, customer_id, status)
+    return base64.urlsafe_b64encode(f"{last.created_at_us} {order_id}".encode()).decode().rstrip("=")
 
 
-def position(token: str) -> Position:
-    """Where the page of a token begins."""
+def position(token: str, customer_id: str, status: Status | None) -> Position:
+    """Where the page of a token begins, in the list with these filters."""
     if not token:
         return START
     try:
@@ -119,7 +132,16 @@ def position(token: str) -> Position:
         found = None
     if found is None or int(found[1]) > _INT64:
         raise InvalidArgument("page_token", "is not from an answer of this call; leave it empty for the first page")
-    return int(found[1]), found[2]
+    created_at_us, order_id = int(found[1]), found[2]
+    if order_id[_UNMARKED] == "-" and order_id != _marked(created_at_us, order_id, customer_id, status):
+        raise InvalidArgument("page_token", "is from a list with other filters; leave it empty for the first page")
+    return created_at_us, order_id
+
+
+def _marked(created_at_us: int, order_id: str, customer_id: str, status: Status | None) -> str:
+    beginning = order_id[:_UNMARKED]
+    named = f"{customer_id} {status or ''} {created_at_us} {beginning}"
+    return f"{beginning}-{hashlib.sha256(named.encode()).hexdigest()}"[: len(order_id)]
 
 
 def _lines(lines: Sequence[Line]) -> None:

@@ -200,11 +200,12 @@ class Orders:
         if customer_id:
             limits.customer_id(customer_id)
         size = limits.page_size(page_size)
-        orders = await self._storage.orders(customer_id, status, limits.position(page_token), size + 1)
+        after = limits.position(page_token, customer_id, status)
+        orders = await self._storage.orders(customer_id, status, after, size + 1)
         page = orders[: limits.fitting(orders[:size])]
         if len(page) == len(orders):
             return page, ""
-        return page, limits.page_token((page[-1].created_at_us, page[-1].order_id))
+        return page, limits.page_token(page[-1], orders[len(page)], customer_id, status)
 
     def _create(self, order_id: str, fingerprint: bytes, terms: Terms, holds_expire_at_us: int) -> Create | DomainError:
         try:

@@ -97,6 +97,17 @@ class OnHandBelowHeld(DomainError):
         )
 
 
+class OnHandAboveLimit(DomainError):
+    """More pieces would be on hand than there may be."""
+
+    def __init__(self, sku: str, quantity: int, on_hand: int) -> None:
+        super().__init__(
+            f"{quantity} pieces would raise '{sku}' from {on_hand} to more than {MAX_PIECES} on hand; add fewer",
+            sku=sku,
+            on_hand=on_hand,
+        )
+
+
 class PreconditionFailed(DomainError):
     """The item is not as the put says that it must be."""
 
@@ -300,12 +311,10 @@ class Stock:
         return self._stock_up(item, pieces)
 
     def restock(self, sku: str, quantity: int) -> Item:
-        """Adds pieces. Raises UnknownSku, InvalidArgument."""
+        """Adds pieces. Raises UnknownSku, OnHandAboveLimit."""
         item = self._item(sku)
         if item.on_hand + quantity > MAX_PIECES:
-            raise InvalidArgument(
-                "quantity", f"{quantity} would raise '{sku}' above {MAX_PIECES} pieces on hand; add fewer"
-            )
+            raise OnHandAboveLimit(sku, quantity, item.on_hand)
         return self._stock_up(item, quantity)
 
     def _item(self, sku: str) -> Item:

@@ -17,6 +17,7 @@ from souk_reservations.domain import (
     Line,
     Overloaded,
     Reservation,
+    UnknownSku,
     in_range,
 )
 from souk_reservations.revisions import ANY, Condition
@@ -41,6 +42,8 @@ PAUSE_MS = 250
 _LAGS = "earlier calls have waited too long already, so this was not begun; try again in a moment"
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NOT_NEW = (".", "..")
+"""SKUs that items could have before version 1.2. No client can name them in a path, so no further item gets one."""
 
 
 class Reserve(NamedTuple):
@@ -178,6 +181,8 @@ class Reservations:
         condition: Condition = ANY,
     ) -> Item:
         """What is None stays as it was. Raises PreconditionFailed, OnHandBelowHeld."""
+        if sku in _NOT_NEW:
+            raise InvalidArgument("sku", f"must not be {' or '.join(_NOT_NEW)}, which cannot be part of a path")
         if not name.strip() or len(name) > 200 or "\0" in name:
             raise InvalidArgument("name", "must have 1 to 200 characters, not only spaces, without NUL")
         in_range("unit_price", unit_price, 0, MAX_PIECES)
@@ -187,7 +192,7 @@ class Reservations:
         return await self._item(PutItem(_sku(sku), name, unit_price, on_hand, description, condition))
 
     async def restock_item(self, sku: str, quantity: int) -> Item:
-        """Raises UnknownSku."""
+        """Raises UnknownSku, OnHandAboveLimit."""
         return await self._item(RestockItem(_sku(sku), in_range("quantity", quantity, 1, MAX_PIECES)))
 
     async def item(self, sku: str) -> Item:
@@ -195,10 +200,18 @@ class Reservations:
         return await self._storage.item(_sku(sku))
 
     async def items(self, page_size: int, page_token: str) -> tuple[Sequence[Item], str]:
-        """A page, and the token of the next one; empty on the last."""
+        """A page, and the token of the next one; empty on the last.
+
+        A token is the SKU of the last item on its page, in every version. Items are never deleted, so another text was
+        not given.
+        """
         size = in_range("page_size", page_size, 0, MAX_PAGE) or DEFAULT_PAGE
-        if page_token and not _SKU.fullmatch(page_token):
-            raise InvalidArgument("page_token", "is not from an answer of this call; leave it empty for the first page")
+        if page_token:
+            try:
+                await self.item(page_token)
+            except (InvalidArgument, UnknownSku):
+                wanted = "is not from an answer of this call; leave it empty for the first page"
+                raise InvalidArgument("page_token", wanted) from None
         items = await self._storage.items(page_token, size + 1)
         page = items[: _fitting(items[:size])]
         return page, page[-1].sku if len(page) < len(items) else ""

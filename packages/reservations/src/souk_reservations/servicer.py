@@ -20,6 +20,7 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.HeldByOthers: (grpc.StatusCode.ABORTED, wire.ErrorReason.HELD_BY_OTHERS),
     domain.Busy: (grpc.StatusCode.ABORTED, wire.ErrorReason.BUSY),
     domain.Settled: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.SETTLED),
+    domain.OnHandAboveLimit: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_ABOVE_LIMIT),
     domain.OnHandBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_BELOW_HELD),
     domain.PreconditionFailed: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.PRECONDITION_FAILED),
     domain.UnknownReservation: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_RESERVATION),
