@@ -105,6 +105,8 @@ class Souk:
             settings = {"SOUK_LOG_LEVEL": "info"}
             if each in self.urls:
                 settings[f"SOUK_{each.upper()}_DATABASE_URL"] = self.urls[each]
+            else:  # the load comes from one address, with more connections than one address may have
+                settings["SOUK_MAX_CONNECTIONS_PER_ADDRESS"] = "1000"
             self._processes[each] = Process(tree[each], addresses[each], data, targets, settings)
         with ExitStack() as undo:
             undo.callback(self.stop)

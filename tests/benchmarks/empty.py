@@ -23,7 +23,7 @@ from benching.usage import cpu_s
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
-from souk_gateway.connections import serve_http
+from souk_gateway.serving import serve_http
 
 VARIANTS = ("hypercorn", "hypercorn, uvloop", "hypercorn, uvloop, 2 workers", "Souk's HTTP/1.1, uvloop")
 ROUNDS, SECONDS = 5, 3

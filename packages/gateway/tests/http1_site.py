@@ -13,7 +13,8 @@ import uvloop
 from hypercorn.config import Config
 from starlette.types import Message, Receive, Scope, Send
 
-from souk_gateway import connections
+from souk_gateway import serving
+from souk_gateway.limits import Limits
 
 PATIENCE_S = 30.0
 
@@ -34,6 +35,8 @@ class Echo:
         self.requests.append(path)
         if path == "/unread":
             return await answer(send, b"unread")
+        if path == "/large":
+            return await answer(send, b"x" * 3_000_000)
         if path == "/fails":
             raise LookupError("on purpose")
         if path in ("/early", "/half"):
@@ -93,8 +96,9 @@ async def stream(send: Send) -> None:
 class Site:
     """An application that is served."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, limits: Limits | None = None) -> None:
         self.app = app
+        self.limits = limits or Limits()
         self.config = Config()
         self.config.errorlog = None
         self.config.include_server_header = False
@@ -112,7 +116,7 @@ class Site:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda _, context: self.trouble.append(repr(context)))
         self._ready.set()
-        await connections.serve_http(self.app, self.config, listener, self._stop.wait)
+        await serving.serve_http(self.app, self.config, listener, self._stop.wait, self.limits)
 
     def start(self) -> None:
         self._thread.start()
@@ -129,8 +133,9 @@ class Site:
         self._loop.call_soon_threadsafe(self._stop.set)
 
     @contextmanager
-    def client(self) -> Iterator["Client"]:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connected:
+    def client(self, address: str = "127.0.0.1") -> Iterator["Client"]:
+        """A connection from one of the addresses of this machine: all that begin with 127 are."""
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE_S, (address, 0)) as connected:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = Client(connected)
             yield client

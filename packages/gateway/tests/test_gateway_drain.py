@@ -16,7 +16,7 @@ from gateway_services import Shop
 from hypercorn.config import Config
 from starlette.types import Receive, Scope, Send
 
-from souk_gateway import connections
+from souk_gateway import serving
 from souk_gateway.app import listen, serve
 from souk_gateway.settings import Settings
 
@@ -51,7 +51,7 @@ class Gateway:
 
 @pytest_asyncio.fixture
 async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
-    monkeypatch.setattr(connections, "_LINGER_S", LONG_S)
+    monkeypatch.setattr(serving, "_LINGER_S", LONG_S)
     opened = Gateway()
     yield opened
     opened.stop.set()
@@ -110,7 +110,7 @@ async def test_it_stops_at_once_when_its_clients_have_gone(gateway: Gateway) -> 
 async def test_an_idle_connection_does_not_keep_it_from_stopping(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_LINGER_S", 0.0)
+    monkeypatch.setattr(serving, "_LINGER_S", 0.0)
     reader, writer = await gateway.connect()
     writer.write(LIVE)
     await answer_on(reader)
@@ -235,12 +235,12 @@ class Waiting:
 
 
 @asynccontextmanager
-async def serving(app: Waiting, *, keep_alive_s: float, read_s: float) -> AsyncIterator[int]:
+async def served(app: Waiting, *, keep_alive_s: float, read_s: float) -> AsyncIterator[int]:
     """On a port, with these limits."""
     config = Config()
     config.keep_alive_timeout, config.read_timeout = keep_alive_s, read_s  # type: ignore[assignment]
     listener, stop = socket.create_server(("127.0.0.1", 0)), asyncio.Event()
-    task = asyncio.create_task(connections.serve_http(app, config, listener, stop.wait))
+    task = asyncio.create_task(serving.serve_http(app, config, listener, stop.wait))
     yield listener.getsockname()[1]
     stop.set()
     app.go_on.set()
@@ -250,10 +250,10 @@ async def serving(app: Waiting, *, keep_alive_s: float, read_s: float) -> AsyncI
 async def test_a_connection_without_requests_is_closed_in_time_and_one_amid_a_request_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "_LOOK_S", 0.02)
-    monkeypatch.setattr(connections, "_LINGER_S", 0.02)
+    monkeypatch.setattr(serving, "_LOOK_S", 0.02)
+    monkeypatch.setattr(serving, "_LINGER_S", 0.02)
     app = Waiting()
-    async with asyncio.timeout(30), serving(app, keep_alive_s=0.1, read_s=60) as port:
+    async with asyncio.timeout(30), served(app, keep_alive_s=0.1, read_s=60) as port:
         busy, asking = await asyncio.open_connection("127.0.0.1", port)
         asking.write(LIVE)
         idle, silent = await asyncio.open_connection("127.0.0.1", port)
@@ -265,9 +265,9 @@ async def test_a_connection_without_requests_is_closed_in_time_and_one_amid_a_re
 
 
 async def test_a_client_that_falls_silent_amid_its_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_LOOK_S", 0.02)
-    monkeypatch.setattr(connections, "_LINGER_S", 0.02)
-    async with asyncio.timeout(30), serving(Waiting(), keep_alive_s=60, read_s=0.1) as port:
+    monkeypatch.setattr(serving, "_LOOK_S", 0.02)
+    monkeypatch.setattr(serving, "_LINGER_S", 0.02)
+    async with asyncio.timeout(30), served(Waiting(), keep_alive_s=60, read_s=0.1) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST / HTTP/1.1\r\nHost: souk\r\nContent-Length: 10\r\n\r\n12345")
         with suppress(ConnectionError):
@@ -276,11 +276,11 @@ async def test_a_client_that_falls_silent_amid_its_request_is_given_up(monkeypat
 
 
 async def test_an_answer_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_LINGER_S", 0.02)
+    monkeypatch.setattr(serving, "_LINGER_S", 0.02)
     written = []
     app = Waiting()
     app.go_on.set()
-    async with asyncio.timeout(30), serving(app, keep_alive_s=60, read_s=60) as port:
+    async with asyncio.timeout(30), served(app, keep_alive_s=60, read_s=60) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         transport = type(writer.transport)
         write = transport.write

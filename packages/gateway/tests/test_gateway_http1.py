@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from http1_site import PATIENCE_S, Answer, Client, Site
 
-from souk_gateway import connections
+from souk_gateway import serving
 
 HOST = b"Host: souk\r\n"
 GET = b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -164,6 +164,35 @@ def test_an_answer_of_unknown_length_is_chunked_or_ends_with_the_connection(site
         assert (answer.body, answer["transfer-encoding"]) == (b"one two", None)
 
 
+@pytest.mark.parametrize("host", [b"souk:8080", b"[::1]:80", b"127.0.0.1", b"s_o-u.k%20", b"", b"souk:"])
+def test_a_host_may_be_a_name_an_address_or_empty_with_a_port_or_without(client: Client, host: bytes) -> None:
+    client.send(GET.replace(b"souk", host))
+    assert dict(client.answer().echo()["headers"])[b"host"] == host
+
+
+def test_who_expects_something_else_is_told_that_it_is_not_to_be_had(client: Client) -> None:
+    client.send(POST + b"Content-Length: 5\r\nExpect: 100-continue, a\r\n\r\n")
+    refused(client, 417)
+
+
+def test_who_waits_to_be_told_is_not_told_to_send_what_nobody_reads(client: Client) -> None:
+    client.send(b"POST /unread HTTP/1.1\r\n" + HOST + b"Content-Length: 100000000000\r\nExpect: 100-continue\r\n\r\n")
+    answer = client.answer()
+    assert (answer.status, answer["connection"]) == (200, "close")
+    assert client.ends()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [GET.replace(b"GET ", b"GET  "), b"POST /unread HTTP/1.1\r\n" + HOST + b"Content-Length: 9000000\r\n\r\n"],
+    ids=["malformed", "unread"],
+)
+def test_who_is_answered_amid_what_it_sends_has_the_answer_and_no_reset(client: Client, head: bytes) -> None:
+    client.send(head + b"x" * 4_000_000)  # more than the buffers between the two hold
+    assert client.answer().status in (200, 400)
+    assert client.file.read(1) == b""
+
+
 def test_who_waits_to_be_told_to_send_the_body_is_told_so(client: Client) -> None:
     expecting = POST + b"Content-Length: 5\r\nExpect: 100-Continue\r\n\r\n"
     client.send(expecting)
@@ -265,7 +294,7 @@ def test_a_request_while_it_drains_is_answered_and_is_the_last(site: Site, clien
 def test_an_answer_that_outlasts_the_drain_is_the_last(
     site: Site, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_LINGER_S", 0.01)
+    monkeypatch.setattr(serving, "_LINGER_S", 0.01)
     client.send(b"GET /half HTTP/1.1\r\n" + HOST + b"\r\n")
     while (line := client.file.readline()) != b"\r\n":
         assert line != b"connection: close\r\n"  # it was not known
@@ -400,6 +429,27 @@ MALFORMED = {
     "a length and chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunks and a length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
     "chunked twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two spaces in front of the target": GET.replace(b"GET ", b"GET  "),
+    "two spaces behind the target": GET.replace(b" HTTP", b"  HTTP"),
+    "a space behind the version": GET.replace(b"1.1\r\n", b"1.1 \r\n"),
+    "a tab in place of a space": GET.replace(b"GET ", b"GET\t"),
+    "a method in lower case": GET.replace(b"GET", b"get"),
+    "another protocol": GET.replace(b"HTTP/", b"RTSP/"),
+    "a fragment": GET.replace(b"/a", b"/a#b"),
+    "a target that is a path for some only": GET.replace(b"/a", b"a"),
+    "* for another method than OPTIONS": GET.replace(b"/a", b"*"),
+    "a target of another scheme": GET.replace(b"/a", b"ftp://souk/a"),
+    "a target with a user": GET.replace(b"/a", b"http://u@souk/a"),
+    "a target without a host": GET.replace(b"/a", b"http:///a"),
+    "a target with a port in words": GET.replace(b"/a", b"http://souk:http/a"),
+    "a tunnel without a port": GET.replace(b"GET /a", b"CONNECT souk"),
+    "a user in Host": GET.replace(b"souk", b"u@souk"),
+    "a path in Host": GET.replace(b"souk", b"souk/a"),
+    "a space in Host": GET.replace(b"souk", b"so uk"),
+    "bytes in Host": GET.replace(b"souk", b"sou\xc3\xa9"),
+    "half a bracket in Host": GET.replace(b"souk", b"[::1"),
+    "a port in words in Host": GET.replace(b"souk", b"souk:http"),
+    "a control character in a value": GET.replace(b"souk\r\n", b"souk\r\nX: a\x1bb\r\n"),
     "chunks in HTTP/1.0": b"POST /b HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 }
 BAD_CHUNKS = {

@@ -1,4 +1,4 @@
-"""HTTP/2 in clear, by prior knowledge and by an upgrade: hypercorn's, on the same port."""
+"""HTTP/2 in clear, by prior knowledge and by an upgrade, on the same port, where it is switched on."""
 
 import ast
 import socket
@@ -9,9 +9,21 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
-from http1_site import Client, Site
+from http1_site import Client, Echo, Site
+
+from souk_gateway.limits import Limits
 
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "souk"), (":path", "/a?b")]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    opened = Site(Echo(), Limits(http2=True))
+    opened.start()
+    yield opened
+    opened.app.go_on.set()
+    opened.stop()
+    assert opened.trouble == []
 
 
 @pytest.fixture

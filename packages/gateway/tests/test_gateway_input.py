@@ -393,8 +393,10 @@ async def test_a_method_that_is_not_served_is_told_those_that_are(
     assert answer.headers["allow"] == allowed
 
 
-async def test_a_strange_host_is_no_matter(client: httpx.AsyncClient) -> None:
-    await refused(await client.get("/nowhere", headers={"Host": "["}), 404, "not-found")
+@pytest.mark.parametrize("host", ["[", "u@souk", "souk/a", "so uk", "souk:a", "sou\xe9"])
+async def test_a_host_that_is_none_is_no_request(client: httpx.AsyncClient, host: str) -> None:
+    answer = await client.get("/health/live", headers=[(b"Host", host.encode("latin-1"))])
+    assert (answer.status_code, answer.content, answer.headers["connection"]) == (400, b"", "close")
 
 
 @pytest.mark.parametrize(

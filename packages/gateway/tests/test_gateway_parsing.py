@@ -1,6 +1,5 @@
 """What is a request, by this gateway and by h11: it must refuse whatever h11 refuses, and else understand the same."""
 
-import re
 from dataclasses import dataclass, field
 
 import h11
@@ -62,14 +61,9 @@ def by_souk(data: bytes, step: int = MAX_BYTES) -> Seen:
 def tolerated(data: bytes) -> bytes:
     """What this gateway takes a request for that h11 refuses. None of it moves a request's end.
 
-    - Empty lines before a request are ignored: RFC 9112, 2.2.
-    - There may be several spaces around a target: RFC 9112, 3.
-    - A protocol of the same form is taken for HTTP.
+    Empty lines before a request are ignored: RFC 9112, 2.2.
     """
-    line, rest = (data.lstrip(b"\r\n") + b"\r\n").split(b"\r\n", 1)
-    line = re.sub(rb" +", b" ", line)
-    line = re.sub(rb" (?:RTSP|ICE)/(\d\.\d)\Z", rb" HTTP/\1", line)
-    return (line + b"\r\n" + rest)[:-2]
+    return data.lstrip(b"\r\n")
 
 
 def by_h11(data: bytes) -> Seen:

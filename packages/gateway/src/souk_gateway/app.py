@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from hypercorn.config import Config
@@ -18,11 +20,12 @@ from souk_gateway import __version__
 from souk_gateway.admission import Admission
 from souk_gateway.backends import Backends
 from souk_gateway.clients import LoyaltyClient, OrdersClient, ReservationsClient
-from souk_gateway.connections import serve_http
 from souk_gateway.edge import Edge
+from souk_gateway.limits import Limits
 from souk_gateway.pages import Status, static_routes
 from souk_gateway.routes import Resources
 from souk_gateway.saga import Saga
+from souk_gateway.serving import serve_http
 from souk_gateway.settings import Settings
 from souk_gateway.targets import Targets
 from souk_gateway.targets_file import TargetsFile
@@ -30,6 +33,11 @@ from souk_gateway.targets_file import TargetsFile
 log = logging.getLogger(__name__)
 
 _GRACE_S = 10.0
+_BUFFER_BYTES = 128 * 1024
+"""The kernel's, of each connection, for what comes and for what goes. It doubles that, and would grow it to megabytes:
+memory that a client who does not read could fill, and that counts as the container's."""
+_OTHER_DESCRIPTORS = 128
+"""What the process needs beside its connections: channels to the services, files, and those that are turned away."""
 
 
 class CannotListen(Exception):
@@ -63,13 +71,33 @@ def listen(settings: Settings) -> socket.socket:
     """A listening socket at the settings' address. Raises `CannotListen`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # its connections have them from the listener
+            listener.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        return listener
     except OSError as error:
         # The error's own text repeats the address; a name that is not known has no number that `os` knows.
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise CannotListen(
             f"cannot listen on {settings.host}:{settings.port} ({reason}); set SOUK_GATEWAY_ADDRESS to another address."
         ) from error
+
+
+def within_descriptors(limits: Limits) -> Limits:
+    """The limits, with no more connections than the process may have descriptors for. Raises that number if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.max_connections + _OTHER_DESCRIPTORS
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            connections = max(1, soft - _OTHER_DESCRIPTORS)
+            log.warning(
+                "%d descriptors are enough for %d connections, not for SOUK_MAX_CONNECTIONS=%d: set `ulimit -n %d`",
+                *(soft, connections, limits.max_connections, wanted),
+            )
+            return replace(limits, max_connections=connections)
+    return limits
 
 
 async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[[], Awaitable[object]]) -> None:
@@ -107,5 +135,5 @@ async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[
             stack.callback(asyncio.create_task(file.run()).cancel)
         app = application(services, settings)
         log.info("gateway %s listens on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
-        await serve_http(app, config, listener, shutdown)
+        await serve_http(app, config, listener, shutdown, within_descriptors(settings.limits))
     log.info("gateway %s has stopped", __version__)

@@ -1,244 +1,209 @@
-"""Connections for hypercorn's protocols: accepted from a listener, and closed without losing a request.
-
-hypercorn's own `serve` closes, at the moment of its shutdown, every connection that is idle or has just been accepted;
-a request that is on its way then fails with a reset, which its client cannot tell from one that was carried out.
-"""
+"""A connection: read, written, and closed without losing an answer. Its protocol says what the bytes mean."""
 
 import asyncio
-import math
+import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, cast
 
-from hypercorn.asyncio.task_group import TaskGroup
-from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.typing import ConnectionState, Framework
-from hypercorn.utils import parse_socket_addr, wrap_app
-from starlette.types import ASGIApp
+from hypercorn.typing import AppWrapper
+from hypercorn.utils import parse_socket_addr
 
+from souk_gateway.addresses import counted
 from souk_gateway.http1 import Http1, Http2Wanted
+from souk_gateway.http2 import Http2
 from souk_gateway.streams import Site
 
-_LOOK_S = 1.0
-"""How often connections are looked through for those that have been idle, or silent, for too long."""
+log = logging.getLogger(__name__)
+
+READ_BYTES = 64 * 1024
+"""Of a read, at most."""
 _FULL_BYTES = 64 * 1024
 """Of answers that are still to be sent; with more of them, the next one waits."""
-_LINGER_S = 1.0
-"""How long idle connections stay open in a drain, for requests that are on their way."""
-
-
-class _Idle:
-    """Since when a connection waits for a request; in place of a task of hypercorn's for each time that one does."""
-
-    def __init__(self) -> None:
-        self.since: float | None = None
-
-    async def restart(self, _task_group: object, _action: object) -> None:
-        self.since = asyncio.get_running_loop().time()
-
-    async def stop(self) -> None:
-        self.since = None
+_LINGER_S = 2.0
+_LINGER_BYTES = 8 * 1024 * 1024
+"""How long, and how much, is read and thrown away after the last answer. Closed at once, a connection with unread bytes
+is reset, and a reset may take the answer away from its client: RFC 9112, 9.6."""
+_TAKEN_BYTES = 16 * 1024
+"""What a client must take of what is sent to it in `answer_timeout_s`, unless that is all."""
 
 
 class Connection(TCPServer):
-    """hypercorn's, but for its HTTP/1.1, its timers, and its writes.
+    """hypercorn's, but for its protocols, its timers, and its writes. See docs/adr/0009-hypercorn.md.
 
-    It would start and cancel two tasks for each request to have the timers, and write an answer's head and its body
-    by themselves. See docs/adr/0009-hypercorn.md.
+    hypercorn would start and cancel two tasks for each request to have the timers, write an answer's head and its body
+    by themselves, and end all requests of a connection where one of them fails.
     """
 
-    def __init__(self, site: Site, context: WorkerContext, *streams: Any) -> None:
-        # The application as hypercorn calls it, for its HTTP/2.
-        wrapped = wrap_app(cast("Framework", site.app), site.config.wsgi_max_body_size, "asgi")
-        super().__init__(wrapped, asyncio.get_running_loop(), site.config, context, {}, *streams)
+    def __init__(
+        self, site: Site, context: WorkerContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        app = cast("AppWrapper", site.app)  # which hypercorn's protocols would call, if they were in use
+        super().__init__(app, asyncio.get_running_loop(), site.config, context, {}, reader, writer)
         self._site = site
-        self.idle_task: _Idle = _Idle()  # type: ignore[assignment]  # which is all that hypercorn does with it
-        self._transport = self.writer.transport
-        self._read_at = self.loop.time()
-        self._unwritten: list[bytes] = []
-        self._http1: Http1 | None = None
+        self._transport = cast("asyncio.Transport", self.writer.transport)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
+        self._read_at = self.loop.time()
+        self._closing_since: float | None = None
+        self._written_bytes = 0
+        self._taken_bytes = 0
+        """Of what was written, that the client had taken when that was last looked at and was enough."""
+        self._taken_at = self._read_at
+        connected = self.writer.get_extra_info("socket")
+        client = parse_socket_addr(connected.family, connected.getpeername())
+        server = parse_socket_addr(connected.family, connected.getsockname())
+        self.address = counted(client[0]) if client else ""
+        self._peers = {"client": client, "server": server}
+        self._protocol: Http1 | Http2 = Http1(site, self, self._peers)
 
     async def run(self) -> None:
         """Serves it, to its end."""
-        connected = self.writer.get_extra_info("socket")
         try:
-            self._client = parse_socket_addr(connected.family, connected.getpeername())
-            self._server = parse_socket_addr(connected.family, connected.getsockname())
-            async with TaskGroup(self.loop) as task_group:
-                self._task_group = task_group
-                self._http1 = Http1(self._site, self, client=self._client, server=self._server)
-                self.set_idle(True)
-                await self._read_data()
-        except OSError:  # it had gone before it was taken
-            pass
+            await self._read_data()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
         finally:
+            for task in self._tasks:
+                task.cancel()
             await self._close()
 
     async def _read_data(self) -> None:
+        thrown_away = 0
         while not self.reader.at_eof():
             try:
-                data = await self.reader.read(MAX_RECV)
+                data = await self.reader.read(READ_BYTES)
             except OSError:
                 break
             self._read_at = self.loop.time()
-            if self._http1 is None:
-                await self.protocol.handle(RawData(data))
+            if self._closing_since is not None:
+                thrown_away += len(data)
+                if thrown_away > _LINGER_BYTES:
+                    self.abort()
+                    break
                 continue
-            try:
-                self._http1.feed(data)
-            except Http2Wanted as wanted:
-                await self._change_to_http2(wanted)
-            else:
-                while self._http1.is_full():
-                    self._room.clear()
-                    await self._room.wait()
-        if self._http1 is None:
-            await self.protocol.handle(Closed())
-        else:
-            self._http1.feed(b"")
+            if not data:
+                break
+            self._feed(data)
+            while self._protocol.is_full() and self._closing_since is None:
+                self._room.clear()
+                await self._room.wait()
+        self._feed(b"")
 
-    async def _change_to_http2(self, wanted: Http2Wanted) -> None:
-        self._http1 = None
-        arguments = self.app, self.config, self.context, self._task_group, ConnectionState(self.state), False
-        http2 = H2Protocol(*arguments, self._client, self._server, self.protocol_send)
-        self.protocol = http2  # type: ignore[assignment]  # which is used in the same way as hypercorn's wrapper
-        await http2.initiate(wanted.headers, wanted.settings)
-        if wanted.data:
-            await http2.handle(RawData(wanted.data))
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._protocol.feed(data)
+        except Http2Wanted as wanted:
+            http2 = self._protocol = Http2(self._site, self, self._peers)
+            http2.begin(wanted.data, wanted.head, wanted.settings)
+        except Exception:
+            log.exception("The gateway failed while it read a connection, and ends it")
+            self.abort()
 
-    # What follows is for HTTP/1.1.
+    # What follows is for the protocols.
 
     def write(self, data: bytes) -> None:
-        if not self._transport.is_closing():  # or uvloop would raise an error
+        if self._closing_since is None and not self._transport.is_closing():  # or uvloop would raise an error
+            self._written_bytes += len(data)
             self._transport.write(data)
+
+    def unsent_bytes(self) -> int:
+        """What waits until the client reads."""
+        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
     def is_full(self) -> bool:
         """Whether so much is still to be sent that it is time to wait."""
-        return not self._transport.is_closing() and self._transport.get_write_buffer_size() > _FULL_BYTES
+        return self.unsent_bytes() > _FULL_BYTES
 
     async def drain(self) -> None:
         """Returns once less is to be sent, or the connection has ended."""
         with suppress(ConnectionError):
             await self.writer.drain()
 
-    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Runs it beside the rest, and to its end before the connection counts as closed."""
-        self._task_group.spawn(work)
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs it beside the rest, and to its end before the connection counts as closed.
 
-    def close(self) -> None:
-        """Sends what is to be sent, and then ends the connection."""
+        Whatever becomes of it, the rest goes on.
+        """
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._has_ended)
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("The gateway failed while it served a connection", exc_info=error)
+
+    def close(self, *, lingering: bool = True) -> None:
+        """Sends what is to be sent, and then ends the connection.
+
+        `lingering`: the client may still be sending. It is listened to until it has closed its side, for a while.
+        """
+        if self._closing_since is not None:
+            return
+        self._closing_since = self.loop.time()
+        if lingering and not self.reader.at_eof() and not self._transport.is_closing():
+            with suppress(OSError, RuntimeError, NotImplementedError):
+                self.writer.write_eof()
+                return
         self.writer.close()
 
-    def set_idle(self, idle: bool) -> None:
-        """Sets whether the connection waits for a request."""
-        self.idle_task.since = self.loop.time() if idle else None
-
     def make_room(self) -> None:
-        """Says that more may be read, where `Http1.is_full` was in the way."""
+        """Says that more may be read, where the protocol's `is_full` was in the way."""
         self._room.set()
 
-    async def protocol_send(self, event: Event) -> None:
-        """What HTTP/2 has to say."""
-        if not isinstance(event, RawData):
-            self._write()
-            await super().protocol_send(event)
-            return
-        if not self._unwritten:
-            self.loop.call_soon(self._write)
-        self._unwritten.append(event.data)
-        try:
-            await self.writer.drain()
-        except ConnectionError:
-            await self.protocol.handle(Closed())
+    # What follows is for who looks after all connections.
 
-    def _write(self) -> None:
-        """What has come together in a turn of the event loop."""
-        if self._unwritten:
-            self.write(b"".join(self._unwritten))
-            self._unwritten.clear()
+    @property
+    def has_served(self) -> bool:
+        """Whether there was a request on it."""
+        return self._protocol.has_served
 
-    async def close_if_idle(self, idle_s: float = 0.0) -> None:
-        """Says goodbye where there has been no request for so long."""
-        since = self.idle_task.since
-        if since is not None and self.loop.time() - since >= idle_s:
-            if self._http1 is None:
-                await self._initiate_server_close()
-            else:
-                self._http1.close()
+    def waits_since(self) -> float | None:
+        """Since when the client has kept the gateway waiting, on the loop's clock; None while its request is served."""
+        if self._closing_since is not None:
+            return self._closing_since
+        return self._protocol.waits_since()
 
-    def give_up_if_silent(self, silent_s: float) -> None:
-        """Ends the connection to a client that has sent nothing for so long, amid a request or not."""
-        if self.loop.time() - self._read_at >= silent_s:
-            self._transport.abort()
+    def buffered_bytes(self) -> int:
+        """Of bodies that are not complete, and of answers that are not taken."""
+        return self.unsent_bytes() + self._protocol.buffered_bytes()
 
+    def check(self, now: float) -> None:
+        """Ends the connection to a client that is too slow. Waits for nothing."""
+        unsent = self.unsent_bytes()
+        taken = self._written_bytes - unsent
+        if not unsent or taken - self._taken_bytes >= _TAKEN_BYTES:
+            self._taken_bytes, self._taken_at = taken, now
+        if unsent and now - self._taken_at >= self._site.limits.answer_timeout_s:
+            self._site.refusals.note("Ended connections, answers were not taken (SOUK_ANSWER_TIMEOUT_S)", self.address)
+            self.abort()
+        elif self._closing_since is not None:
+            if not unsent and now - self._closing_since >= _LINGER_S:
+                self.abort()
+        elif self._site.config.read_timeout and now - self._read_at >= self._site.config.read_timeout:
+            self.abort()
+        else:
+            self._protocol.check(now)
 
-async def serve_http(
-    app: ASGIApp, config: Config, listener: socket.socket, shutdown: Callable[[], Awaitable[object]]
-) -> None:
-    """Serves on the listener until `shutdown` returns; then closes it, and drains.
+    def close_if_idle(self) -> None:
+        """Says goodbye where no request is under way."""
+        if self._closing_since is None:
+            self._protocol.close_if_idle()
 
-    Whoever connected before is served. Answers close their connections; those that are idle stay open for a second
-    more, and requests that run may take `config.graceful_timeout`.
-    """
-    loop = asyncio.get_running_loop()
-    site, context = Site(app, config), WorkerContext(None)
-    connections: dict[asyncio.Task[None], Connection] = {}
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        connection = connections[task] = Connection(site, context, reader, writer)
-        task.add_done_callback(connections.pop)
-        await connection
-
-    async def look_after_connections() -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            for connection in list(connections.values()):
-                connection.give_up_if_silent(config.read_timeout or math.inf)
-                await connection.close_if_idle(config.keep_alive_timeout)
-
-    listener.setblocking(False)
-    server = await asyncio.start_server(connected, sock=listener.dup(), backlog=config.backlog)
-    looking = asyncio.create_task(look_after_connections())
-    try:
-        await shutdown()
-    finally:
-        looking.cancel()
-        # Closed, it would reset whoever is still in its queue: so they are taken out first, through the other handle.
-        server.close()
-        queued = _accept_all(listener)
-        listener.close()
-    site.draining = True
-    for accepted in queued:
-        await loop.connect_accepted_socket(
-            lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(), connected), accepted
-        )
-    await asyncio.sleep(0)  # their tasks begin
-    if connections:
-        await asyncio.wait(connections, timeout=_LINGER_S)
-    site.ending = True
-    await context.terminated.set()
-    for connection in list(connections.values()):
-        await connection.close_if_idle()
-    if connections:
-        await asyncio.wait(connections, timeout=config.graceful_timeout)
-    for task in connections:
-        task.cancel()
-    await asyncio.gather(*connections, return_exceptions=True)
+    def abort(self) -> None:
+        """Ends the connection at once, without a word."""
+        self._closing_since = self._closing_since or self.loop.time()
+        self.make_room()
+        self._transport.abort()
 
 
-def _accept_all(listener: socket.socket) -> list[socket.socket]:
-    accepted = []
-    while True:
-        try:
-            accepted.append(listener.accept()[0])
-        except BlockingIOError:
-            return accepted
-        except ConnectionAbortedError:  # it had gone again
-            continue
+def refuse(connected: socket.socket, answer: bytes) -> None:
+    """Sends an answer to a connection that is not served; what cannot be sent at once is lost."""
+    connected.setblocking(False)
+    with suppress(OSError):
+        connected.send(answer)
+        connected.shutdown(socket.SHUT_WR)

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Router
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from souk_gateway.errors import Rejected, Unavailable, quoted
@@ -35,7 +35,7 @@ class Edge:
     """
 
     def __init__(self, routes: Sequence[BaseRoute], *, deadline_s: float, cors_origins: Sequence[str] = ()) -> None:
-        self._router = Router(routes, redirect_slashes=False)  # /v1/orders/ does not exist
+        self.routes = routes
         self._deadline_s = deadline_s
         self._inside: ASGIApp = self._answer
         if cors_origins:
@@ -54,13 +54,7 @@ class Edge:
                 ),
             )
 
-    @property
-    def routes(self) -> Sequence[BaseRoute]:
-        return self._router.routes
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._router(scope, receive, send)
         exchange = scope["souk.exchange"] = Exchange(self._deadline_s)
 
         async def answer(message: Message) -> None:
@@ -87,16 +81,34 @@ class Edge:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["path"] = routed_path(scope)
-        scope["app"] = self  # makes the router raise an error for an unknown path, instead of answering by itself
+        scope["app"] = self  # makes a route raise an error for an unknown method, instead of answering by itself
+        exchange: Exchange = scope["souk.exchange"]
         try:
-            # Read it first, even where no handler needs it: an unread body would block the connection.
-            scope[BODY] = await received(receive)
-            await self._router(scope, receive, send)
+            route = self._route_of(scope)
+            # Read it first, even where no handler needs it: an unread body would end the connection. But for a path
+            # that does not exist, or where it is known to be too large, it is not even asked for.
+            scope[BODY] = await received(scope, receive)
+            exchange.restart()
+            await route.handle(scope, receive, send)
         except Exception as error:
             if scope["souk.exchange"].status:
                 raise
             response = _problem_of(Request(scope), error)
             await response(scope, receive, send)
+
+    def _route_of(self, scope: Scope) -> BaseRoute:
+        """The route of the request's path and method. Raises HTTPException, 404 or 405, where there is none."""
+        others = None
+        for route in self.routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                return route
+            if match is Match.PARTIAL and others is None:
+                others = route
+        if others is None:
+            raise HTTPException(404)
+        raise HTTPException(405, headers={"Allow": ", ".join(getattr(others, "methods", None) or ())})
 
 
 def _problem_of(request: Request, error: Exception) -> Response:

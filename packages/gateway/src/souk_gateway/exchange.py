@@ -15,20 +15,25 @@ class Exchange:
     the answer, 0 as long as there is none.
     """
 
-    __slots__ = ("_clock", "_ends_at", "_served_by", "_started_at", "about", "choices", "pins", "status")
+    __slots__ = ("_clock", "_deadline_s", "_ends_at", "_served_by", "_started_at", "about", "choices", "pins", "status")
 
     def __init__(self, deadline_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._started_at = clock()
-        self._ends_at = self._started_at + deadline_s
+        self._deadline_s = deadline_s
         self._served_by = [_SELF]
         self.pins: Mapping[str, str] = {}
         self.choices: dict[str, str] = {}
         self.about = ""
         self.status = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """The request is complete: its time begins now. What its client took to send it counts for nothing."""
+        self._started_at = self._clock()
+        self._ends_at = self._started_at + self._deadline_s
 
     def elapsed_s(self) -> float:
-        """How long ago the request came."""
+        """How long ago the request was complete."""
         return self._clock() - self._started_at
 
     def remaining_s(self) -> float:

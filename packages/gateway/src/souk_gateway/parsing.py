@@ -1,7 +1,8 @@
 """Parses the bytes of a connection into requests, with llhttp: https://llhttp.org.
 
-This module adds the checks that llhttp leaves to its user: hosts, targets, versions, transfer codings and sizes.
-Together they refuse all that h11 refuses, and some requests that h11 tolerates; a test compares the two.
+This module adds the checks that llhttp leaves to its user: request lines, hosts, targets, versions, expectations,
+transfer codings and sizes. Together they refuse all that h11 refuses, and some requests that h11 tolerates; a test
+compares the two.
 """
 
 import re
@@ -10,7 +11,15 @@ from typing import Protocol
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-_TARGET = re.compile(rb"[!-~]+")
+_LINE = re.compile(rb"[A-Z-]+ [!-~]+(?: HTTP/[0-9]\.[0-9])?")
+"""A request line: RFC 9112, 3. llhttp tolerates further spaces, and protocols such as RTSP; no version is 0.9."""
+_NAME = rb"(?:[-A-Za-z0-9._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})"
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|" + _NAME + rb"*)(?::[0-9]*)?")
+_PATH = re.compile(rb"/[!\"$-~]*")
+_ABSOLUTE = re.compile(rb"(?i:https?)://(?:\[[0-9A-Fa-f:.]+\]|" + _NAME + rb"+)(?::[0-9]*)?(?:[/?][!\"$-~]*)?")
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|" + _NAME + rb"+):[0-9]+")
+_END = b"\r\n\r\n"
+"""Ends every head, and every body in chunks."""
 _OURS = frozenset((b"host", b"content-length", b"expect", b"transfer-encoding", b"upgrade"))
 
 
@@ -54,6 +63,23 @@ class Malformed(Exception):
         self.status = status
 
 
+def is_host(value: bytes) -> bool:
+    """Whether it is a Host, or an authority without a user: RFC 9110, 7.2 and 4.2.4."""
+    return _HOST.fullmatch(value) is not None
+
+
+def is_target(method: str, target: bytes) -> bool:
+    """Whether it is a target of a request with this method, in one of the four forms of RFC 9112, 3.2.
+
+    A path or a query may hold any visible ASCII character but #: browsers send some that a URI may not have.
+    """
+    if target.startswith(b"/"):
+        return _PATH.fullmatch(target) is not None
+    if method == "CONNECT":
+        return _AUTHORITY.fullmatch(target) is not None
+    return _ABSOLUTE.fullmatch(target) is not None or (target == b"*" and method == "OPTIONS")
+
+
 class Parser:
     """Passes requests on to its receiver. `max_bytes` limits a request's head, and the bytes that complete nothing.
 
@@ -67,6 +93,12 @@ class Parser:
         self._loose_bytes = 0
         """Bytes received since the last complete head, part of a body, or end of a request."""
         self._is_body_skipped = False
+        self._left_bytes = 0
+        """Of a body whose length is known."""
+        self._tail = b""
+        """The last bytes of what was fed, in which the end of a head or of chunks may have begun."""
+        self._line: bytes | None = b""
+        """What has come of a request line, None behind it."""
         self._begin()
         self._in_message = self._in_head = False
 
@@ -89,29 +121,66 @@ class Parser:
             raise Malformed(431 if self._in_head else 400)
 
     def _feed(self, data: bytes) -> bytes:
-        """Returns the bytes after the request if llhttp expects another protocol there, as after any upgrade."""
+        """Feeds the bytes up to the end of a head or of a body, at most, and returns those after them.
+
+        So each request line is at the beginning of what is fed, where it can be checked as it was sent.
+        """
+        size = self._size_of_piece(data)
+        piece, rest = (data, b"") if size == len(data) else (data[:size], data[size:])
+        if self._line is not None:
+            self._check_line(self._line + piece)
         try:
-            self._llhttp.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            rest = data[upgrade.args[0] :]
+            self._llhttp.feed_data(piece)
+        except HttpParserUpgrade as upgrade:  # llhttp expects another protocol here, as after any upgrade
+            rest = piece[upgrade.args[0] :] + rest
         else:
-            return b""
+            return rest
         self._llhttp = HttpRequestParser(self)
         if self._framing:
             # It did not read the body. Another one will, which is told how long that is, and tells nobody of this.
             self._is_body_skipped = True
-            self._llhttp.feed_data(b"POST / HTTP/1.1\r\n" + self._framing + b"\r\n\r\n")
+            self._llhttp.feed_data(b"POST / HTTP/1.1\r\n" + self._framing + _END)
             self._is_body_skipped = False
         else:
             self._receiver.may_change(rest)
         return rest
 
+    def _size_of_piece(self, data: bytes) -> int:
+        if self._left_bytes:
+            size = min(self._left_bytes, len(data))
+            self._left_bytes -= size
+            return size
+        if self._tail:
+            at = (self._tail + data[:3]).find(_END)
+            if at >= 0:
+                size = at + 4 - len(self._tail)
+                self._tail = b""
+                return size
+        at = data.find(_END)
+        if at >= 0:
+            self._tail = b""
+            return at + 4
+        self._tail = (self._tail + data[-3:])[-3:]
+        return len(data)
+
+    def _check_line(self, text: bytes) -> None:
+        """Raises Malformed where the text begins with a line that is no request line."""
+        text = text.lstrip(b"\r\n")  # empty lines may come first: RFC 9112, 2.2
+        end = text.find(b"\r\n")
+        if end < 0:
+            self._line = text
+        elif _LINE.fullmatch(text, 0, end):
+            self._line = None
+        else:
+            raise Malformed(400)
+
     def _begin(self) -> None:
         self._in_message = self._in_head = True
         self._target = self._framing = self._upgrade = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._hosts = self._head_bytes = 0
-        self._expects_continue = False
+        self._hosts: list[bytes] = []
+        self._head_bytes = 0
+        self._expectations: list[bytes] = []
 
     def on_message_begin(self) -> None:
         if not self._is_body_skipped:
@@ -131,7 +200,7 @@ class Parser:
         if name not in _OURS:
             return
         if name == b"host":
-            self._hosts += 1
+            self._hosts.append(value)
         elif name == b"content-length":
             self._framing = b"Content-Length: " + value
         elif name == b"transfer-encoding":
@@ -139,7 +208,7 @@ class Parser:
             if value.lower() != b"chunked":
                 raise Malformed(501)
         elif name == b"expect":
-            self._expects_continue = value.lower() == b"100-continue"
+            self._expectations.append(value.lower())
         else:
             self._upgrade = value
 
@@ -147,23 +216,31 @@ class Parser:
         if self._is_body_skipped:
             return
         self._in_head, self._loose_bytes = False, 0
-        method, version = self._llhttp.get_method(), self._llhttp.get_http_version()
+        method, version = self._llhttp.get_method().decode("ascii"), self._llhttp.get_http_version()
         if version not in ("1.1", "1.0"):
             raise Malformed(505)
         if self._head_bytes + len(self._target) > self._max_bytes:
             raise Malformed(431)
-        if self._hosts != 1 and (self._hosts or version == "1.1"):
+        if len(self._hosts) != 1 and (self._hosts or version == "1.1"):
             raise Malformed(400)
-        if not _TARGET.fullmatch(self._target) or (version == "1.0" and self._framing.startswith(b"Transfer")):
+        if (self._hosts and not is_host(self._hosts[0])) or not is_target(method, self._target):
             raise Malformed(400)
+        if version == "1.0":
+            self._expectations.clear()  # that version has none: RFC 9110, 10.1.1
+            if self._framing.startswith(b"Transfer"):
+                raise Malformed(400)
+        elif self._expectations and any(each != b"100-continue" for each in self._expectations):
+            raise Malformed(417)
+        if self._framing.startswith(b"Content-Length"):
+            self._left_bytes = int(self._framing[16:])
         head = Head(
-            method=method.decode("ascii"),
+            method=method,
             target=self._target,
             version=version,
             headers=self._headers,
             # As h11 has it, connections of HTTP/1.0 end with the answer. What follows on a CONNECT is not HTTP.
-            keep_alive=version == "1.1" and method != b"CONNECT" and self._llhttp.should_keep_alive(),
-            expects_continue=version == "1.1" and self._expects_continue,
+            keep_alive=version == "1.1" and method != "CONNECT" and self._llhttp.should_keep_alive(),
+            expects_continue=bool(self._expectations),
             upgrade=self._upgrade,
         )
         self._receiver.begin(head)
@@ -177,4 +254,5 @@ class Parser:
             return  # it has not read the body
         self._loose_bytes = 0
         self._in_message = False
+        self._line = b""
         self._receiver.end()

@@ -43,22 +43,28 @@ def routed_path(scope: Scope) -> str:
     return _UNRESERVED.sub(lambda encoded: chr(int(encoded[0][1:], 16)), path) if "%" in path else path
 
 
-async def received(receive: Receive) -> bytes:
-    """A request's whole body. A body that is too large is read to its end all the same: many clients read the answer
-    only after they have sent everything, and an unread rest would block the connection."""
-    data, size, more = bytearray(), 0, True
+async def received(scope: Scope, receive: Receive) -> bytes:
+    """A request's whole body. One that is too large is not read to its end: the connection ends with the answer.
+
+    Where the client waits for 100 Continue, the first `receive` sends it.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > MAX_BODY_BYTES:
+            raise _too_large()
+    data, more = bytearray(), True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise invalid("", "the connection closed before the whole body arrived")
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size <= MAX_BODY_BYTES:
-            data += chunk
+        data += message.get("body", b"")
+        if len(data) > MAX_BODY_BYTES:
+            raise _too_large()
         more = message.get("more_body", False)
-    if size > MAX_BODY_BYTES:
-        raise Rejected("BODY_TOO_LARGE", f"the body has more than {MAX_BODY_BYTES} bytes; send a smaller one")
     return bytes(data)
+
+
+def _too_large() -> Rejected:
+    return Rejected("BODY_TOO_LARGE", f"the body has more than {MAX_BODY_BYTES} bytes; send a smaller one")
 
 
 def order_id(request: Request) -> str:

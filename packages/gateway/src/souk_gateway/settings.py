@@ -1,18 +1,21 @@
 """The settings: environment variables, read once when the process starts."""
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from souk_gateway.errors import quoted
+from souk_gateway.limits import Limits, Network
 from souk_gateway.targets import SERVICES, WANTED, Target, Targets, targets_of
 
 T = TypeVar("T")
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):(?P<port>[0-9]{1,5})")
+_WHOLE = re.compile(r"[0-9]{1,16}")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,]+", re.ASCII)
 
 
@@ -46,6 +49,8 @@ class Settings:
     max_orders_under_way: int = 512
     """How many orders are placed at the same time; the others are told to come back."""
     log_level: str = "info"
+    limits: Limits = field(default_factory=Limits)
+    """What clients may take of this gateway."""
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> "Settings":
@@ -84,7 +89,53 @@ class Settings:
                 default.max_orders_under_way,
             ),
             log_level=read("SOUK_LOG_LEVEL", _log_level, f"one of {', '.join(_LOG_LEVELS)}", default.log_level),
+            limits=_limits(read, default.limits),
         )
+
+
+def _limits(read: Callable[..., Any], default: Limits) -> Limits:
+    def number(name: str, otherwise: int, most: int) -> int:
+        value: int = read(name, _up_to(1, most), f"a whole number from 1 to {most}", otherwise)
+        return value
+
+    def seconds(name: str, otherwise: float) -> float:
+        value: float = read(name, _up_to(1, 3600), "whole seconds, from 1 to 3600", otherwise)
+        return value
+
+    return Limits(
+        http2=read("SOUK_HTTP2", _boolean, "true or false", default.http2),
+        trusted_proxies=read(
+            "SOUK_TRUSTED_PROXIES",
+            _networks,
+            "addresses or networks separated by commas, such as 10.0.0.1, 172.16.0.0/12",
+            default.trusted_proxies,
+        ),
+        max_connections=number("SOUK_MAX_CONNECTIONS", default.max_connections, 1_000_000),
+        max_connections_per_address=number(
+            "SOUK_MAX_CONNECTIONS_PER_ADDRESS", default.max_connections_per_address, 1_000_000
+        ),
+        head_timeout_s=seconds("SOUK_HEAD_TIMEOUT_S", default.head_timeout_s),
+        body_timeout_s=seconds("SOUK_BODY_TIMEOUT_S", default.body_timeout_s),
+        body_bytes_per_s=number("SOUK_BODY_BYTES_PER_S", default.body_bytes_per_s, 1_000_000),
+        answer_timeout_s=seconds("SOUK_ANSWER_TIMEOUT_S", default.answer_timeout_s),
+        max_buffered_bytes=number("SOUK_MAX_BUFFERED_BYTES", default.max_buffered_bytes, 2**40),
+    )
+
+
+def _up_to(least: int, most: int) -> Callable[[str], int | None]:
+    def parse(text: str) -> int | None:
+        if not _WHOLE.fullmatch(text):
+            return None
+        return int(text) if least <= int(text) <= most else None
+
+    return parse
+
+
+def _networks(text: str) -> tuple[Network, ...] | None:
+    try:
+        return tuple(ipaddress.ip_network(network) for each in text.split(",") if (network := each.strip()))
+    except ValueError:
+        return None
 
 
 def _address(text: str) -> tuple[str, int] | None:

@@ -1,32 +1,23 @@
-"""One request on a connection that speaks HTTP/1.1, and its answer, as ASGI has them.
-
-Answers are written as bytes at once: what an application says is checked for what would make another answer of it, and
-for nothing else.
-"""
+"""A request, on a connection of either version of HTTP, and its answer, as ASGI has them."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from http import HTTPStatus
+from collections import Counter
+from collections.abc import Mapping
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 from hypercorn.config import Config
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from souk_gateway.addresses import counted, forwarded_for, is_trusted
+from souk_gateway.limits import Limits, Refusals
 from souk_gateway.parsing import Head
 
-if TYPE_CHECKING:
-    from souk_gateway.http1 import Http1
-
-_TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-_DIGITS = re.compile(rb"[0-9]{1,19}")
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Site:
@@ -35,10 +26,14 @@ class Site:
     Once `draining`, each answer that begins is the last on its connection; once `ending`, each one that ends.
     """
 
-    def __init__(self, app: ASGIApp, config: Config) -> None:
+    def __init__(self, app: ASGIApp, config: Config, limits: Limits) -> None:
         self.app = app
         self.config = config
+        self.limits = limits
+        self.refusals = Refusals()
         self.draining = self.ending = False
+        self.requests: Counter[str] = Counter()
+        """That run for an address behind a trusted proxy."""
         self._second = 0
         self._headers = b""
 
@@ -52,33 +47,33 @@ class Site:
 
 
 class Stream:
-    """A request, whose body the connection hands over as it comes, and its answer."""
+    """A request, whose body the connection hands over as it comes. The subclasses write the answer."""
 
-    def __init__(self, connection: Http1, head: Head, peers: Mapping[str, object]) -> None:
+    def __init__(self, site: Site, head: Head, peers: Mapping[str, Any]) -> None:
         self.head = head
         self.is_complete = False
         """Whether all of the body has come."""
-        self.is_last = not head.keep_alive
-        """Whether the connection ends with the answer."""
         self.has_begun = False
         """Whether some of the answer was written."""
         self.waiting_bytes = 0
         """Of the body, that nobody has received yet."""
-        self._connection = connection
+        self.taken_bytes = 0
+        """Of the body, that have come."""
+        self.began_at = 0.0
+        """When its body began to be waited for, on the loop's clock."""
+        self._site = site
         self._peers = peers
         self._has_left = self._is_answered = self._is_broken = self._is_received = False
+        self._is_invited = not head.expects_continue
         self._chunks: list[bytes] = []
         self._news: asyncio.Event | None = None
         self._start: Message | None = None
-        self._has_body = True
-        self._is_chunked = False
-        self._left_bytes: int | None = None
-        """Of the answer's body, where the application has said how long it is."""
 
     def take(self, body: bytes) -> None:
         """Has a further part of the body."""
         self._chunks.append(body)
         self.waiting_bytes += len(body)
+        self.taken_bytes += len(body)
         self._tell()
 
     def end(self) -> None:
@@ -98,17 +93,31 @@ class Stream:
 
     async def run(self) -> None:
         """Has the application answer. Raises nothing, but for being cancelled."""
-        site = self._connection.site
+        site, proxies = self._site, self._site.limits.trusted_proxies
+        app, counted_as, client = site.app, None, self._peers["client"]
+        if proxies and client is not None and is_trusted(client[0], proxies):
+            address = forwarded_for(self.head.headers, proxies)
+            if address is not None:
+                self._peers = {**self._peers, "client": (address, 0)}
+                counted_as = counted(address)
+                site.requests[counted_as] += 1
+                if site.requests[counted_as] > site.limits.max_connections_per_address:
+                    site.refusals.note(
+                        "Refused requests, more at a time than SOUK_MAX_CONNECTIONS_PER_ADDRESS", address
+                    )
+                    app = _too_many
         try:
-            await site.app(self._scope(), self.receive, self.send)
+            await app(self._scope(), self.receive, self.send)
         except Exception:  # noqa: BLE001 (whatever it is, the client gets an answer, and the log the rest)
             await site.config.log.exception("The gateway failed while it answered a request")
         finally:
+            if counted_as is not None:
+                site.requests[counted_as] -= 1
+                if not site.requests[counted_as]:
+                    del site.requests[counted_as]
             if not self._is_answered:
-                self._is_answered = self.is_last = True
-                if not self.has_begun:
-                    self._connection.write(refusal(500, site.headers()))
-                self._connection.answered(self)
+                self._is_answered = True
+                self._give_up()
 
     async def receive(self) -> Message:
         """The application's: what has come of the body, or that the client has gone or is answered."""
@@ -118,11 +127,15 @@ class Stream:
                 self._chunks.clear()
                 self._is_received = self.is_complete
                 if self.waiting_bytes:
-                    self.waiting_bytes = 0
-                    self._connection.wire.make_room()
+                    received, self.waiting_bytes = self.waiting_bytes, 0
+                    self._make_room(received)
                 return {"type": "http.request", "body": body, "more_body": not self.is_complete}
             if self._has_left:
                 return {"type": "http.disconnect"}
+            if not self._is_invited:
+                # Not earlier: who asks before a body is sent shall not send one that nobody reads.
+                self._is_invited = True
+                self._invite()
             self._news = self._news or asyncio.Event()
             self._news.clear()
             await self._news.wait()
@@ -139,6 +152,22 @@ class Stream:
             raise RuntimeError(f"an answer is one http.response.start, and then its body: {kind} came at a wrong time")
         elif not self._is_answered:
             await self._send_body(self._start, message.get("body", b""), message.get("more_body", False))
+
+    def _make_room(self, received: int) -> None:
+        """So many bytes were received: further ones may come."""
+        raise NotImplementedError
+
+    def _invite(self) -> None:
+        """Tells the client, who waits for it, to send the body."""
+        raise NotImplementedError
+
+    async def _send_body(self, start: Message, body: bytes, more: bool) -> None:
+        """Writes a part of the answer, and its head before the first."""
+        raise NotImplementedError
+
+    def _give_up(self) -> None:
+        """The application has ended without a whole answer."""
+        raise NotImplementedError
 
     def _tell(self) -> None:
         if self._news is not None:
@@ -158,92 +187,15 @@ class Stream:
             "path": unquote(text) if "%" in text else text,
             "raw_path": path,
             "query_string": query,
-            "root_path": self._connection.site.config.root_path,
+            "root_path": self._site.config.root_path,
             "headers": self.head.headers,
             "state": {},
             "extensions": {},
             **self._peers,
         }
 
-    async def _send_body(self, start: Message, body: bytes, more: bool) -> None:
-        parts = [] if self.has_begun else self._begin(start, None if more else len(body))
-        if self._has_body and self._is_chunked:
-            if body:
-                parts += (b"%x\r\n" % len(body), body, b"\r\n")
-            if not more:
-                parts.append(b"0\r\n\r\n")
-        elif self._has_body:
-            if self._left_bytes is not None:
-                self._left_bytes -= len(body)
-                if self._left_bytes < 0 or (self._left_bytes and not more):
-                    raise ValueError("the body of an answer is not as long as its Content-Length says")
-            parts.append(body)
-        self.has_begun = True
-        self._connection.write(b"".join(parts))
-        if self._connection.wire.is_full():
-            await self._connection.wire.drain()
-        if not more and not self._is_answered:
-            self._is_answered = True
-            self._connection.answered(self)
 
-    def _begin(self, start: Message, length: int | None) -> list[bytes]:
-        """The head of the answer, whose body is so long, where that is known."""
-        status: int = start["status"]
-        text, declared, closes = _head(status, start.get("headers", ()))
-        self._has_body = self.head.method != "HEAD" and status not in (204, 304)
-        if declared is not None:
-            self._left_bytes = int(declared)
-        elif self._has_body and length is not None:
-            text += b"\r\ncontent-length: %d" % length
-        elif self._has_body and self.head.version == "1.1":
-            text += b"\r\ntransfer-encoding: chunked"
-            self._is_chunked = True
-        elif self._has_body:
-            self.is_last = True  # which is how the client sees its end
-        if closes or not self.is_complete or not self._connection.may_go_on():
-            self.is_last = True
-        if self.is_last and not closes:
-            text += b"\r\nconnection: close"
-        return [text, self._connection.site.headers(), b"\r\n\r\n"]
-
-
-def refusal(status: int, headers: bytes) -> bytes:
-    """An answer to bytes that are not a valid request. `headers` are further lines, each after a line break."""
-    return _status_line(status) + b"\r\ncontent-length: 0\r\nconnection: close" + headers + b"\r\n\r\n"
-
-
-def _head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes | None, bool]:
-    """The status line and the headers, the Content-Length among them, and whether they end the connection."""
-    lines = [_status_line(status)]
-    length: bytes | None = None
-    closes = False
-    for name, value in headers:
-        line, known = _field(name)
-        if known == b"content-length":
-            if length is not None or not _DIGITS.fullmatch(value):
-                raise ValueError(f"{value!r} is no Content-Length of an answer, or its second one")
-            length = value
-        elif known == b"connection":
-            closes = closes or b"close" in value.lower()
-        elif known == b"transfer-encoding":  # that is for us to say
-            continue
-        lines += (line, value)
-    text, breaks = b"".join(lines), len(lines) // 2
-    if text.count(b"\n") != breaks or text.count(b"\r") != breaks or b"\0" in text:
-        raise ValueError("a header of an answer has a line break or a NUL in it")
-    return text, length, closes
-
-
-@lru_cache
-def _status_line(status: int) -> bytes:
-    if not 200 <= status <= 999:
-        raise ValueError(f"{status} is no status of an answer; those are 200 to 999")
-    return f"HTTP/1.1 {status} {_PHRASES.get(status, '')}".encode()
-
-
-@lru_cache(maxsize=1024)
-def _field(name: bytes) -> tuple[bytes, bytes]:
-    """How a header's line begins, and its name in lower case."""
-    if not _TOKEN.fullmatch(name):
-        raise ValueError(f"{name!r} cannot be the name of a header")
-    return b"\r\n" + name + b": ", name.lower()
+async def _too_many(_scope: Scope, _receive: Receive, send: Send) -> None:
+    headers = [(b"retry-after", b"1"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 429, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
