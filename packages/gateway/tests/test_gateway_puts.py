@@ -100,6 +100,7 @@ async def test_one_of_several_tags_is_enough(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     "headers",
     [
+        {"If-Match": ""},
         {"If-Match": "ab-1"},
         {"If-Match": '"ab-1'},
         {"If-Match": '"a" "b"'},

@@ -68,7 +68,7 @@ def edit_of(request: Request, number: int | None) -> Edit:
 def _strong_tags(text: str) -> list[str]:
     tags: list[str] = []
     position = count = 0
-    while position < len(text):
+    while position < len(text) or not count:  # an empty list is no list of tags
         match = _TAG.match(text, position)
         count += 1
         if match is None or count > MAX_TAGS:
