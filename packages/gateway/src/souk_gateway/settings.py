@@ -16,6 +16,7 @@ T = TypeVar("T")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):(?P<port>[0-9]{1,5})")
 _WHOLE = re.compile(r"[0-9]{1,16}")
+_COUNT = re.compile(r"[0-9]{1,6}")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,]+", re.ASCII)
 
 
@@ -163,7 +164,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _orders(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"[0-9]{1,6}", text) and 1 <= int(text) <= 100_000 else None
+    return int(text) if _COUNT.fullmatch(text) and 1 <= int(text) <= 100_000 else None
 
 
 def _log_level(text: str) -> str | None:
