@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -200,7 +199,7 @@ class Plans:
         monkeypatch.setattr(session, "run", explained_run)
         monkeypatch.setattr(session, "change", explained_change)
 
-    def missing(self, module: ModuleType) -> list[str]:
+    def missing(self, module: object) -> list[str]:
         """The module's statements that were not carried out, by name."""
         statements = {
             name: value for name, value in vars(module).items() if type(value).__name__ in ("Statement", "Change")

@@ -1,12 +1,13 @@
 """What is new in version 1.2, end to end, against every deployment."""
 
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from tests.deployments import wait_until
-from tests.e2e.test_orders import order, placed, put_customer, put_item
+from tests.e2e.test_orders import order, placed, put_customer, put_item, refused
 
 
 def settled(rest: httpx.Client, order_id: str, status: str) -> None:
@@ -43,6 +44,51 @@ def test_a_customer_whose_points_are_below_zero_can_change_the_tier(rest: httpx.
     put: dict[str, Any] = {"name": "Amina", "tier": "standard"}
     assert rest.put(path, json=put).json()["points"] == shown["points"]
     assert rest.put(path, json={**put, "points": shown["points"]}).json()["points"] == shown["points"]
+
+
+@pytest.mark.needs(gateway="1.2.0", reservations="1.2.0")
+def test_a_restock_with_a_key_adds_its_pieces_once(rest: httpx.Client) -> None:
+    tea, key = put_item(rest, on_hand=10), {"Idempotency-Key": str(uuid4())}
+    path = f"/v1/items/{tea}/restock"
+    first = rest.post(path, json={"quantity": 5}, headers=key)
+    assert "idempotency-replayed" not in first.headers
+    assert rest.put(f"/v1/items/{tea}", json={"name": "Tea", "unit_price": 1}).json()["on_hand"] == 15
+    again = rest.post(path, json={"quantity": 5}, headers=key)
+    assert (again.status_code, again.json(), again.headers["idempotency-replayed"]) == (200, first.json(), "true")
+    refused(rest.post(path, json={"quantity": 6}, headers=key), 422, "key-reused")
+    nothing = f"/v1/items/{tea}-2/restock"
+    refused(rest.post(nothing, json={"quantity": 5}, headers=key), 422, "key-reused")
+    other = {"Idempotency-Key": str(uuid4())}
+    refused(rest.post(nothing, json={"quantity": 5}, headers=other), 404, "unknown-sku")
+    answer = rest.post(nothing, json={"quantity": 5}, headers=other)
+    refused(answer, 404, "unknown-sku")
+    assert answer.headers["idempotency-replayed"] == "true"
+    assert "replayed" not in answer.json()
+    assert rest.get(f"/v1/items/{tea}").json()["on_hand"] == 15
+
+
+@pytest.mark.needs(gateway="1.2.0")
+def test_the_prototypes_order_with_a_key_is_placed_once(rest: httpx.Client) -> None:
+    rest.put("/v1/items/demo", json={"name": "Demo item", "unit_price": 100, "on_hand": 10}).raise_for_status()
+    rest.put("/v1/customers/guest", json={"name": "Guest", "tier": "standard", "points": 0}).raise_for_status()
+    key = {"Idempotency-Key": str(uuid4())}
+    first, again = (rest.post("/order?name=test", headers=key) for _ in range(2))
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.json() == again.json()
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    for query in ("name=other", "name=test&completed=true"):
+        refused(rest.post(f"/order?{query}", headers=key), 422, "key-reused")
+
+
+@pytest.mark.needs(gateway="1.2.0")
+def test_a_restock_with_a_key_that_a_service_cannot_keep_is_refused_and_changes_nothing(rest: httpx.Client) -> None:
+    tea = put_item(rest, on_hand=10)
+    knows_keys = "etag" in rest.get(f"/v1/items/{tea}").headers
+    answer = rest.post(f"/v1/items/{tea}/restock", json={"quantity": 5}, headers={"Idempotency-Key": str(uuid4())})
+    if not knows_keys:
+        refused(answer, 501, "service-too-old")
+    assert rest.get(f"/v1/items/{tea}").json()["on_hand"] == (15 if knows_keys else 10)
 
 
 @pytest.mark.needs(gateway="1.2.0")

@@ -169,6 +169,8 @@ class Reservations(reservations.ReservationsServicer):
         self.is_1_0 = self.is_1_1 = False
         self.after_put: Callable[[reservations.Item], Exception | None] = lambda _: None
         """What becomes of the answer to a put that was carried out, and of the item."""
+        self.after_restock: Callable[[reservations.Item], Exception | None] = lambda _: None
+        self.restocks: dict[str, tuple[str, int, reservations.Item | Refused]] = {}
 
     def item(self, sku: str) -> reservations.Item:
         if sku not in self.items:
@@ -256,10 +258,36 @@ class Reservations(reservations.ReservationsServicer):
 
     async def restock_item(self, request: reservations.RestockItemRequest) -> reservations.RestockItemResponse:
         await self.faults.meet("restock_item")
-        item = self.item(request.sku)
-        item.on_hand += request.quantity
-        item.available += request.quantity
-        return reservations.RestockItemResponse(item=item)
+        once, quantity = None if self.is_1_0 or self.is_1_1 else request.once, request.quantity
+        if once is not None:
+            quantity = once.quantity
+            known = self.restocks.get(once.request_id)
+            if known is not None and known[:2] != (request.sku, quantity):
+                raise Refused(StatusCode.ALREADY_EXISTS, "reservations.souk", "KEY_REUSED", "of another restock")
+            if known is not None and isinstance(known[2], Refused):
+                raise Refused(known[2].code, known[2].domain, known[2].reason, known[2].detail, {"replayed": "true"})
+            if known is not None and isinstance(known[2], reservations.Item):
+                return reservations.RestockItemResponse(item=known[2], replayed=True)
+        if not quantity:
+            detail = "quantity must be from 1 to 1000000000, but is 0"
+            raise Refused(
+                StatusCode.INVALID_ARGUMENT, "reservations.souk", "INVALID_ARGUMENT", detail, {"field": "quantity"}
+            )
+        answer: reservations.Item | Refused
+        try:
+            item = self.item(request.sku)
+            item.on_hand += quantity
+            item.available += quantity
+            answer = replace(item)
+        except Refused as refused:
+            answer = refused
+        if once is not None:
+            self.restocks[once.request_id] = (request.sku, quantity, answer)
+        if isinstance(answer, Refused):
+            raise answer
+        if failure := self.after_restock(answer):
+            raise failure
+        return reservations.RestockItemResponse(item=answer)
 
 
 class Loyalty(loyalty.LoyaltyServicer):

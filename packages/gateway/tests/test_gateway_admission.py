@@ -96,7 +96,7 @@ class Saga:
         self.begun = 0
         self.gives: Decision | Exception = Decision(Order(), replayed=False, pause_ms=0)
 
-    async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange) -> Decision:  # noqa: ARG002 (the port has them)
+    async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange, besides: str = "") -> Decision:  # noqa: ARG002 (the port has them)
         self.begun += 1
         await asyncio.sleep(0)
         if isinstance(self.gives, Exception):

@@ -1,4 +1,4 @@
-"""Puts over a real gateway and real gRPC servers: what they leave alone, their conditions, and their repetitions."""
+"""Puts and restocks over a real gateway and real gRPC servers: what they leave alone, and repetitions."""
 
 import httpx
 import pytest
@@ -152,3 +152,52 @@ async def test_a_plain_put_to_an_older_service_is_not_repeated_and_does_not_invi
     assert "If-Match" in assert_problem(answer, 503, "outcome-unknown")["detail"]
     assert "retry-after" not in answer.headers
     assert shop.reservations.faults.calls == ["get_item", "put_item"]
+
+
+async def test_a_restock_with_a_key_is_repeated_and_adds_its_pieces_once(client: httpx.AsyncClient, shop: Shop) -> None:
+    failures = [AWAY]
+    shop.reservations.after_restock = lambda _: failures.pop() if failures else None
+    key = {"Idempotency-Key": "K"}
+    first, again = [await client.post("/v1/items/tea/restock", json={"quantity": 5}, headers=key) for _ in range(2)]
+    assert first.json() == again.json()
+    assert (first.json()["on_hand"], shop.reservations.items["tea"].on_hand) == (1005, 1005)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert_problem(await client.post("/v1/items/tea/restock", json={"quantity": 6}, headers=key), 422, "key-reused")
+    gone = {"Idempotency-Key": "L"}
+    refusals = [await client.post("/v1/items/cup/restock", json={"quantity": 5}, headers=gone) for _ in range(2)]
+    assert [each.status_code for each in refusals] == [404, 404]
+    assert ["idempotency-replayed" in each.headers for each in refusals] == [False, True]
+    assert "replayed" not in refusals[1].json()
+
+
+async def test_a_restock_without_a_key_does_not_invite_its_repetition(client: httpx.AsyncClient, shop: Shop) -> None:
+    shop.reservations.after_restock = lambda _: AWAY
+    answer = await client.post("/v1/items/tea/restock", json={"quantity": 5})
+    assert "Idempotency-Key" in assert_problem(answer, 503, "outcome-unknown")["detail"]
+    assert "retry-after" not in answer.headers
+    assert shop.reservations.items["tea"].on_hand == 1005
+
+
+async def test_a_key_that_an_older_service_cannot_keep_is_refused(client: httpx.AsyncClient, shop: Shop) -> None:
+    shop.reservations.is_1_1 = True
+    answer = await client.post("/v1/items/tea/restock", json={"quantity": 5}, headers={"Idempotency-Key": "K"})
+    assert_problem(answer, 501, "service-too-old")
+    assert shop.reservations.items["tea"].on_hand == 1000
+    assert (await client.post("/v1/items/tea/restock", json={"quantity": 5})).json()["on_hand"] == 1005
+
+
+async def test_the_prototypes_order_takes_a_key(client: httpx.AsyncClient, shop: Shop) -> None:
+    key = {"Idempotency-Key": "K"}
+    first, again = [await client.post("/order?name=a", headers=key) for _ in range(2)]
+    assert first.json() == again.json()
+    assert ["idempotency-replayed" in each.headers for each in (first, again)] == [False, True]
+    assert len(shop.orders.decided) == 1
+    for path in ("/order?name=b", "/order?name=a&completed=true"):
+        assert_problem(await client.post(path, headers=key), 422, "key-reused")
+    order = {"customer_id": "guest", "lines": [{"sku": "demo", "quantity": 1}]}
+    assert_problem(await client.post("/v1/orders", json=order, headers=key), 422, "key-reused")
+    del shop.reservations.items["demo"]
+    key = {"Idempotency-Key": "L"}
+    refusals = [await client.post("/order?name=a", headers=key) for _ in range(2)]
+    assert [each.status_code for each in refusals] == [422, 422]
+    assert ["idempotency-replayed" in each.headers for each in refusals] == [False, True]

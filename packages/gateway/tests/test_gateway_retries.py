@@ -13,7 +13,7 @@ from grpc import ChannelConnectivity, StatusCode
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty.v1 import HoldRequest, LoyaltyStub
 from souk_contracts.orders.v1 import OrdersStub
-from souk_contracts.reservations.v1 import ListItemsRequest, ReservationsStub, RestockItemRequest
+from souk_contracts.reservations.v1 import ListItemsRequest, ReservationsStub
 from souk_gateway import clients
 from souk_gateway.backends import Backends
 from souk_gateway.breakers import Breaker
@@ -122,10 +122,10 @@ async def test_a_refusal_is_not_asked_again_and_is_an_answer(backends: Backends[
     assert not breaker.is_open()
 
 
-async def test_a_restock_is_never_repeated(backends: Backends[ReservationsStub], shop: Shop) -> None:
+async def test_a_restock_without_a_key_is_never_repeated(backends: Backends[ReservationsStub], shop: Shop) -> None:
     shop.reservations.faults.fail_first["restock_item"] = [AWAY]
     with pytest.raises(Unavailable):
-        await ReservationsClient(backends).restock_item(RestockItemRequest(sku="tea", quantity=1), Exchange(5))
+        await ReservationsClient(backends).restock_item("tea", 1, None, Exchange(5))
     assert shop.reservations.faults.calls == ["restock_item"]
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from sqlalchemy import select, text
 
-from souk_loyalty import prune as prune_module
 from souk_loyalty.database import Database
-from souk_loyalty.prune import delete_old, prune
+from souk_loyalty.prune import KINDS, delete_old, prune
 from souk_loyalty.rules import Tier
 from souk_loyalty.service import Confirm, ExpireDue, Forget, PlaceHold, PutAccount, Release
 from souk_loyalty.settings import Settings
@@ -61,13 +60,13 @@ async def test_what_expired_long_ago_goes_and_the_rest_stays(
     await storage.execute([hold(held), confirm(confirmed), Release(closed), confirm(anew)])
     advance(30 * DAY_S - 3)
     database = storage._database
-    assert delete_old(database, 30, clock) == 0
+    assert delete_old(database, KINDS[0], 30, clock) == 0
     advance(1)
-    assert delete_old(database, 30, clock) == 1
+    assert delete_old(database, KINDS[0], 30, clock) == 1
     stay = {young: "EXPIRED", held: "HELD", confirmed: "CONFIRMED", closed: "CLOSED", anew: "CONFIRMED"}
     assert rows(database) == stay
     assert old not in stay
-    assert delete_old(database, 29, clock) == 1
+    assert delete_old(database, KINDS[0], 29, clock) == 1
     account = await storage.account("c-1")
     assert (account.points, account.points_held) == (100_000 - 2, 1)
 
@@ -77,7 +76,7 @@ async def test_there_may_be_more_than_one_transaction_takes(
 ) -> None:
     await expire(storage, advance, 1203)
     advance(DAY_S)
-    assert delete_old(storage._database, 1, clock) == 1203
+    assert delete_old(storage._database, KINDS[0], 1, clock) == 1203
     assert rows(storage._database) == {}
 
 
@@ -108,8 +107,8 @@ async def test_every_statement_goes_by_an_index(
     plans = plans_of(Session)
     assert await storage.execute([Forget((closed, expired[0]))]) == [[]]
     prune(Settings(database_url=database_url), Namespace(days=1, dry_run=True), clock)
-    assert delete_old(storage._database, 1, clock) == 29
-    assert plans.missing(prune_module) == []
+    assert delete_old(storage._database, KINDS[0], 1, clock) == 29
+    assert plans.missing(KINDS[0]) == []
     assert plans.reading_all == []
 
 

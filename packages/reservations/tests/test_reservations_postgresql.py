@@ -22,7 +22,7 @@ from souk_reservations.database import Conflict, Database
 from souk_reservations.domain import HeldByOthers, Item, Line, OutOfStock, Reservation, State, StorageUnavailable
 from souk_reservations.environment import BadSetting
 from souk_reservations.migrate import migrate
-from souk_reservations.prune import delete_old
+from souk_reservations.prune import KINDS, delete_old
 from souk_reservations.service import Confirm, ExpireDue, PutItem, Release, Reserve, RestockItem
 from souk_reservations.statements import Statement
 from souk_reservations.storage import SqlStorage, carry_out, reservations
@@ -188,9 +188,9 @@ async def test_a_prune_passes_over_what_a_call_is_about_to_hold_anew(
     advance(86_400)
     with storage._database.write() as session:
         carry_out(session, [Reserve(again, lines, 10)], clock())
-        assert delete_old(pruned, 1, clock) == 1
+        assert delete_old(pruned, KINDS[0], 1, clock) == 1
     assert (await storage.reservation(again)).state is State.HELD
-    assert delete_old(pruned, 1, clock) == 0
+    assert delete_old(pruned, KINDS[0], 1, clock) == 0
 
 
 def test_skus_are_sorted_by_their_bytes(database_url: str) -> None:

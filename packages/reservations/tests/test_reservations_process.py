@@ -59,6 +59,20 @@ def test_it_serves_until_sigterm_and_its_health_says_so(
     assert (after.returncode, after.stderr) == (1, f"souk_reservations: no server is SERVING at {address}\n")
 
 
+def test_a_database_with_prices_in_another_currency_is_told_in_a_sentence(
+    server: tuple[subprocess.Popen[str], str], environment: dict[str, str]
+) -> None:
+    process, _ = server
+    process.terminate()
+    assert process.wait(30) == 0
+    ended = run("serve", {**environment, "SOUK_CURRENCY": "USD"})
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "souk_reservations: SOUK_CURRENCY is 'USD', but the prices in the database are in EUR; "
+        "set it to EUR, or SOUK_RESERVATIONS_DATABASE_URL to another database\n"
+    )
+
+
 def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
     for _ in range(2):
         assert run("migrate", environment).returncode == 0

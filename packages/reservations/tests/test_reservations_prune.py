@@ -10,10 +10,9 @@ from typing import Any
 
 from sqlalchemy import select, text
 
-from souk_reservations import prune as prune_module
 from souk_reservations.database import Database
 from souk_reservations.domain import Line
-from souk_reservations.prune import delete_old, prune
+from souk_reservations.prune import KINDS, delete_old, prune
 from souk_reservations.service import Confirm, ExpireDue, Forget, PutItem, Release, Reserve
 from souk_reservations.settings import Settings
 from souk_reservations.statements import Session
@@ -54,13 +53,13 @@ async def test_what_expired_long_ago_goes_and_the_rest_stays(
     await storage.execute([Reserve(held, ONE, 1), Confirm(confirmed, ONE), Release(closed), Confirm(anew, ONE)])
     advance(30 * DAY_S - 3)
     database = storage._database
-    assert delete_old(database, 30, clock) == 0
+    assert delete_old(database, KINDS[0], 30, clock) == 0
     advance(1)
-    assert delete_old(database, 30, clock) == 1
+    assert delete_old(database, KINDS[0], 30, clock) == 1
     stay = {young: "EXPIRED", held: "HELD", confirmed: "CONFIRMED", closed: "CLOSED", anew: "CONFIRMED"}
     assert rows(database) == stay
     assert old not in stay
-    assert delete_old(database, 29, clock) == 1
+    assert delete_old(database, KINDS[0], 29, clock) == 1
     item = await storage.item("tea")
     assert (item.on_hand, item.held, item.sold) == (100_000 - 2, 1, 2)
 
@@ -70,7 +69,7 @@ async def test_there_may_be_more_than_one_transaction_takes(
 ) -> None:
     await expire(storage, advance, 1203)
     advance(DAY_S)
-    assert delete_old(storage._database, 1, clock) == 1203
+    assert delete_old(storage._database, KINDS[0], 1, clock) == 1203
     assert rows(storage._database) == {}
 
 
@@ -101,8 +100,8 @@ async def test_every_statement_goes_by_an_index(
     plans = plans_of(Session)
     assert await storage.execute([Forget((closed, expired[0]))]) == [[]]
     prune(Settings(database_url=database_url), Namespace(days=1, dry_run=True), clock)
-    assert delete_old(storage._database, 1, clock) == 29
-    assert plans.missing(prune_module) == []
+    assert delete_old(storage._database, KINDS[0], 1, clock) == 29
+    assert plans.missing(KINDS[0]) == []
     assert plans.reading_all == []
 
 
@@ -121,10 +120,14 @@ async def test_the_command_says_what_it_would_do_and_does_it(
     storage: SqlStorage, database_url: str, advance: Callable[[float], None]
 ) -> None:
     await expire(storage, advance, 3)  # half a century ago, by the clock of the command
-    for arguments, said in (
-        (["--dry-run"], "Reservations that expired at least 30 days ago: 3 would be deleted.\n"),
-        (["--days", "1"], "Reservations that expired at least a day ago: 3 deleted.\n"),
-        ([], "Reservations that expired at least 30 days ago: 0 deleted.\n"),
+    for arguments, age, expired, done_ in (
+        (["--dry-run"], "30 days", 3, "would be deleted"),
+        (["--days", "1"], "a day", 3, "deleted"),
+        ([], "30 days", 0, "deleted"),
     ):
+        said = (
+            f"Reservations that expired at least {age} ago: {expired} {done_}.\n"
+            f"Answers of restocks, given at least {age} ago: 0 {done_}.\n"
+        )
         done = run(database_url, *arguments)
         assert (done.returncode, done.stdout, done.stderr) == (0, said, "")

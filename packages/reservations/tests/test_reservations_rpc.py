@@ -26,6 +26,7 @@ from souk_contracts.reservations.v1 import (
     ReservationState,
     ReserveRequest,
     RestockItemRequest,
+    RestockOnce,
 )
 from souk_reservations import __version__, domain
 from souk_reservations.service import PutItem
@@ -103,6 +104,7 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: R
     other = str(uuid.uuid4())
     await stub.reserve(ReserveRequest(order_id=ORDER, lines=TWO_TEAS))
     await stub.release(ReleaseRequest(order_id=other))
+    await stub.restock_item(RestockItemRequest(sku="tea", once=RestockOnce(request_id=other, quantity=1)))
     calls: dict[str, tuple[Awaitable[object], grpc.StatusCode]] = {
         "BUSY": (
             stub.reserve(ReserveRequest(order_id=ORDER, lines=[Line(sku="tea", quantity=1)])),
@@ -113,11 +115,11 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: R
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
         "HELD_BY_OTHERS": (
-            stub.reserve(ReserveRequest(order_id=str(uuid.uuid4()), lines=TWO_TEAS)),
+            stub.reserve(ReserveRequest(order_id=str(uuid.uuid4()), lines=[Line(sku="tea", quantity=3)])),
             grpc.StatusCode.ABORTED,
         ),
         "OUT_OF_STOCK": (
-            stub.reserve(ReserveRequest(order_id=str(uuid.uuid4()), lines=[Line(sku="tea", quantity=4)])),
+            stub.reserve(ReserveRequest(order_id=str(uuid.uuid4()), lines=[Line(sku="tea", quantity=5)])),
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
         "UNKNOWN_SKU": (stub.get_item(GetItemRequest(sku="mug")), grpc.StatusCode.NOT_FOUND),
@@ -138,6 +140,10 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: R
                 PutItemRequest(sku="tea", name="Tea", unit_price=1, on_hand=-1, edit=ItemEdit(must_be_new=True))
             ),
             grpc.StatusCode.FAILED_PRECONDITION,
+        ),
+        "KEY_REUSED": (
+            stub.restock_item(RestockItemRequest(sku="tea", once=RestockOnce(request_id=other, quantity=2))),
+            grpc.StatusCode.ALREADY_EXISTS,
         ),
         "INVALID_ARGUMENT": (
             stub.restock_item(RestockItemRequest(sku="tea", quantity=0)),

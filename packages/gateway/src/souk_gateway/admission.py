@@ -22,7 +22,7 @@ _MAX_PAUSE_MS = 1000
 class Placing(Protocol):
     """What `Saga.place` is."""
 
-    async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange) -> Decision: ...
+    async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange, besides: str = "") -> Decision: ...
 
 
 class Admission:
@@ -40,12 +40,12 @@ class Admission:
         """0 where no service has asked for one."""
         self._paused_until = 0.0
 
-    async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange) -> Decision:
+    async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange, besides: str = "") -> Decision:
         """See `Saga.place`. Raises `Unavailable` (OVERLOADED) for an order that is not begun."""
         self._check()
         self._under_way += 1
         try:
-            decision = await self._saga.place(wanted, key, exchange)
+            decision = await self._saga.place(wanted, key, exchange, besides)
         except Unavailable as error:
             if error.pause_ms:
                 self._hear(error.pause_ms)

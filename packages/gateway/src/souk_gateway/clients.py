@@ -26,7 +26,7 @@ from souk_gateway.backends import Backend, Backends, Stub
 from souk_gateway.errors import Rejected, Unavailable
 from souk_gateway.exchange import Exchange
 from souk_gateway.models import MAX_PIECES, MAX_POINTS
-from souk_gateway.puts import Edit, put
+from souk_gateway.puts import Edit, put, too_old, unknown_outcome
 from souk_gateway.retries import ATTEMPT_S
 
 log = logging.getLogger(__name__)
@@ -240,10 +240,26 @@ class ReservationsClient(_Client[reservations.ReservationsStub]):
         number = edit.number or 0
         return await put(edit, "on_hand", MAX_PIECES, revision, send)
 
-    async def restock_item(self, request: reservations.RestockItemRequest, exchange: Exchange) -> reservations.Item:
-        return _present(
-            (await self._ask(reservations.ReservationsStub.restock_item, request, exchange, repeatable=False)).item
-        )
+    async def restock_item(
+        self, sku: str, quantity: int, request_id: str | None, exchange: Exchange
+    ) -> tuple[reservations.Item, bool]:
+        """Adds pieces, once for each request id; the item then, and whether that is the answer to an earlier call."""
+        method = reservations.ReservationsStub.restock_item
+        if request_id is None:
+            request = reservations.RestockItemRequest(sku=sku, quantity=quantity)
+            try:
+                return _present((await self._ask(method, request, exchange, repeatable=False)).item), False
+            except Unavailable as failure:
+                raise unknown_outcome(failure, "send it again with an Idempotency-Key") from failure
+        once = reservations.RestockOnce(request_id=request_id, quantity=quantity)
+        try:
+            answer = await self._ask(method, reservations.RestockItemRequest(sku=sku, once=once), exchange)
+        except Rejected as no:
+            # No service refuses a quantity that REST allows but one that does not know `once`: it sees 0.
+            if no.reason == "INVALID_ARGUMENT" and no.metadata.get("field") == "quantity":
+                raise too_old("an Idempotency-Key with a restock", "send the request once, without a key") from no
+            raise
+        return _present(answer.item), answer.replayed
 
 
 class LoyaltyClient(_Client[loyalty.LoyaltyStub]):

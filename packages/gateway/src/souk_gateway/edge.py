@@ -114,7 +114,10 @@ class Edge:
 def _problem_of(request: Request, error: Exception) -> Response:
     """The answer for an error. The details of an unexpected one go to the log, never to the client."""
     if isinstance(error, Rejected):
-        return _problem(request, error.reason, error.detail, metadata=error.metadata, category=error.category)
+        replayed = {"Idempotency-Replayed": "true"} if error.replayed else None
+        return _problem(
+            request, error.reason, error.detail, metadata=error.metadata, category=error.category, headers=replayed
+        )
     if isinstance(error, Unavailable):
         return _problem(request, error.reason if error.reason in TABLE else "UNAVAILABLE", error.detail)
     if isinstance(error, HTTPException) and error.status_code == 405:

@@ -8,7 +8,8 @@ class Rejected(Exception):
 
     `reason` is a name in capitals from `problems.TABLE`. A service that is newer than this gateway may give another
     one; then `category`, the name of a gRPC status, says what kind of refusal it is. `detail` is for people;
-    `metadata` names what the refusal is about, such as the SKU.
+    `metadata` names what the refusal is about, such as the SKU. `replayed`: it is the answer to an earlier request with
+    the same idempotency key; services say so in the metadata.
     """
 
     def __init__(
@@ -18,6 +19,7 @@ class Rejected(Exception):
         self.reason = reason
         self.detail = detail
         self.metadata = dict(metadata or {})
+        self.replayed = self.metadata.pop("replayed", "") == "true"
         self.category = category
 
     @property

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from souk_contracts.loyalty.v1 import ListAccountsRequest, PutAccountRequest
 from souk_contracts.orders.v1 import ListRequest, Order, OrderStatus, Refusal
-from souk_contracts.reservations.v1 import ListItemsRequest, PutItemRequest, RestockItemRequest
+from souk_contracts.reservations.v1 import ListItemsRequest, PutItemRequest
 from souk_gateway import reading
 from souk_gateway.admission import Placing
 from souk_gateway.backends import Backends
@@ -44,6 +44,7 @@ from souk_gateway.models import (
 )
 from souk_gateway.problems import kind_of, problem
 from souk_gateway.puts import edit_of, entity_tag
+from souk_gateway.saga import CALLER, order_id_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -54,6 +55,7 @@ _restock_decoder = msgspec.json.Decoder(RestockRequest)
 _customer_decoder = msgspec.json.Decoder(CustomerRequest)
 
 _DEMO_ORDER = OrderRequest(customer_id="guest", lines=(OrderLineRequest(sku="demo", quantity=1),))
+_REPLAYED = {"Idempotency-Replayed": "true"}
 _WAIT_EXTRA_S = 1.0
 """For the answer to a call that waits."""
 
@@ -227,12 +229,12 @@ class Resources:
         return json_answer(item_answer(item))
 
     async def restock_item(self, request: Request) -> Response:
-        sku = reading.identifier(request, "sku")
+        sku, key = reading.identifier(request, "sku"), idempotency_key(request)
         wanted = body(request, _restock_decoder)
-        item = await self._reservations.restock_item(
-            RestockItemRequest(sku=sku, quantity=wanted.quantity), exchange_of(request)
-        )
-        return json_answer(item_answer(item))
+        # Reservations keeps it: no order has it, whatever the key.
+        request_id = None if key is None else order_id_of(CALLER, key)
+        item, replayed = await self._reservations.restock_item(sku, wanted.quantity, request_id, exchange_of(request))
+        return json_answer(item_answer(item), headers=_REPLAYED if replayed else None)
 
     async def list_customers(self, request: Request) -> Response:
         size, token = reading.page(reading.query(request, "page_size", "page_token"))
@@ -268,15 +270,19 @@ class Resources:
         if not reading.matching(parameters, "name", NAME, NAME_WANTED):
             raise invalid("name", "the query parameter is missing; add ?name=… to the path")
         completed = reading.one_of(parameters, "completed", {"true": True, "false": False}, otherwise=False)
-        exchange = exchange_of(request)
-        outcome = (await self._placing.place(_DEMO_ORDER, None, exchange)).outcome
+        exchange, key = exchange_of(request), idempotency_key(request)
+        besides = f"/order?completed={completed}&name={parameters['name']}"
+        decision = await self._placing.place(_DEMO_ORDER, key, exchange, besides)
+        outcome, is_replay = decision.outcome, decision.replayed and key is not None
         if isinstance(outcome, Refusal):
-            raise Rejected(outcome.reason, outcome.detail, outcome.metadata, category="FAILED_PRECONDITION")
+            metadata = {**outcome.metadata, **({"replayed": "true"} if is_replay else {})}
+            raise Rejected(outcome.reason, outcome.detail, metadata, category="FAILED_PRECONDITION")
         exchange.about = outcome.id
         if completed:
             await self._complete_once_confirmed(outcome, exchange)
         return json_answer(
             {"notificationType": "ORDER_NOTIFICATION_TYPE_ENUM_OK", "order": {"uuid": outcome.id}},
+            headers=_REPLAYED if is_replay else None,
         )
 
     async def _complete_once_confirmed(self, order: Order, exchange: Exchange) -> None:

@@ -87,12 +87,14 @@ def order_id_of(caller: str, key: str | None) -> str:
     return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANTS[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
-def fingerprint_of(wanted: OrderRequest) -> bytes:
+def fingerprint_of(wanted: OrderRequest, besides: str = "") -> bytes:
     """SHA-256 of the request's meaning: the order of its members and its white space do not matter.
+
+    `besides` is what it says besides the order.
 
     Every version must give the same fingerprint, since a retry may reach another version.
     """
-    return hashlib.sha256(_encode(wanted)).digest()
+    return hashlib.sha256(_encode(wanted) + besides.encode()).digest()
 
 
 class Saga:
@@ -107,15 +109,15 @@ class Saga:
         self._loyalty_required = loyalty_required
         self._customers = Customers(loyalty)
 
-    async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange) -> Decision:
-        """Places an order, once for each key.
+    async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange, besides: str = "") -> Decision:
+        """Places an order, once for each key. `besides` is what the request says besides the order.
 
         Raises `Rejected` where the key is in flight (BUSY), was used for another request (KEY_REUSED), where other
         orders hold what is wanted (HELD_BY_OTHERS), or the holds were about to end (HOLD_EXPIRING); `Unavailable` where
         the outcome is not known, or orders has lost the order (ORDER_LOST). With a key, the same request then joins
         what this one left behind; without one, orders is told that nothing will come of it.
         """
-        order_id, fingerprint = order_id_of(CALLER, key), fingerprint_of(wanted)
+        order_id, fingerprint = order_id_of(CALLER, key), fingerprint_of(wanted, besides)
         needs_loyalty = self._loyalty_required or wanted.redeem_points > 0
         # Before goods are held, which nobody could then use or release.
         if await self._orders.is_away(exchange):

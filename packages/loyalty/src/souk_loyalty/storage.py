@@ -80,8 +80,9 @@ holds = Table(
     Column("expires_at_us", BigInteger, nullable=False),
     CheckConstraint("0 <= points_redeemed AND 0 <= points_earned", name="points_are_not_negative"),
 )
-EXPIRING = holds
-"""As `prune` calls them."""
+_is_expired = holds.c.state == literal_column("'EXPIRED'")
+PRUNED = (("Holds that expired", holds.c.order_id, holds.c.expires_at_us, _is_expired),)
+"""What `prune` deletes when it is old: what it is called, its key, its time, and which rows."""
 
 # A literal, since an index for some of the rows is used only where a query names the same condition.
 _is_held = holds.c.state == literal_column("'HELD'")

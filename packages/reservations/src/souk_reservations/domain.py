@@ -108,6 +108,13 @@ class OnHandAboveLimit(DomainError):
         )
 
 
+class KeyReused(DomainError):
+    """The id was given to another restock."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"the request id {request_id} belongs to a different restock; use a new id or key")
+
+
 class PreconditionFailed(DomainError):
     """The item is not as the put says that it must be."""
 
@@ -196,6 +203,23 @@ class Reservation(NamedTuple):
     expires_at_us: int
 
 
+class Restock(NamedTuple):
+    """The answer to a restock that is carried out once: the item as it was then, or why not."""
+
+    request_id: str
+    sku: str
+    quantity: int
+    answer: Item | UnknownSku | OnHandAboveLimit
+    at_us: int
+
+
+class Restocked(NamedTuple):
+    """A restock that was decided, now or by an earlier call."""
+
+    restock: Restock
+    replayed: bool
+
+
 class JournalEntry(NamedTuple):
     """Pieces that came into the stock, or left it otherwise than by an order."""
 
@@ -206,13 +230,19 @@ class JournalEntry(NamedTuple):
 class Stock:
     """The items and reservations that a transaction is about, and what may be done to them.
 
-    It holds every item and reservation that the calls name; an item that is not there does not exist. A call that
-    raises has changed nothing.
+    It holds every item, reservation and restock that the calls name; an item that is not there does not exist. A call
+    that raises has changed nothing.
     """
 
-    def __init__(self, items: Mapping[str, Item], reservations: Mapping[str, Reservation]) -> None:
+    def __init__(
+        self,
+        items: Mapping[str, Item],
+        reservations: Mapping[str, Reservation],
+        restocks: Mapping[str, Restock] | None = None,
+    ) -> None:
         self.items = dict(items)
         self.reservations = dict(reservations)
+        self.restocks = dict(restocks or {})
         self.journal: list[JournalEntry] = []
 
     def reserve(self, order_id: str, lines: tuple[Line, ...], expires_at_us: int) -> Reservation:
@@ -316,6 +346,21 @@ class Stock:
         if item.on_hand + quantity > MAX_PIECES:
             raise OnHandAboveLimit(sku, quantity, item.on_hand)
         return self._stock_up(item, quantity)
+
+    def restock_once(self, request_id: str, sku: str, quantity: int, now_us: int) -> Restocked:
+        """Adds pieces the first time; gives that time's answer, and whether it is from before. Raises KeyReused."""
+        known = self.restocks.get(request_id)
+        if known is not None:
+            if (known.sku, known.quantity) != (sku, quantity):
+                raise KeyReused(request_id)
+            return Restocked(known, replayed=True)
+        answer: Item | UnknownSku | OnHandAboveLimit
+        try:
+            answer = self.restock(sku, quantity)
+        except (UnknownSku, OnHandAboveLimit) as refusal:
+            answer = refusal
+        decided = self.restocks[request_id] = Restock(request_id, sku, quantity, answer, now_us)
+        return Restocked(decided, replayed=False)
 
     def _item(self, sku: str) -> Item:
         try:

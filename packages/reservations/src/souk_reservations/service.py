@@ -17,6 +17,7 @@ from souk_reservations.domain import (
     Line,
     Overloaded,
     Reservation,
+    Restocked,
     UnknownSku,
     in_range,
 )
@@ -86,8 +87,16 @@ class PutItem(NamedTuple):
 
 
 class RestockItem(NamedTuple):
-    """Outcome: the Item, or UnknownSku, InvalidArgument."""
+    """Outcome: the Item, or UnknownSku, OnHandAboveLimit."""
 
+    sku: str
+    quantity: int
+
+
+class RestockOnce(NamedTuple):
+    """Outcome: Restocked, or KeyReused."""
+
+    request_id: str
     sku: str
     quantity: int
 
@@ -101,8 +110,8 @@ class ExpireDue(NamedTuple):
 Wanted = tuple[str, Sequence[Line]]
 """An order's id and its lines."""
 
-Command = Reserve | Confirm | Release | Forget | PutItem | RestockItem | ExpireDue
-Outcome = Reservation | Item | list[str] | int | DomainError | None
+Command = Reserve | Confirm | Release | Forget | PutItem | RestockItem | RestockOnce | ExpireDue
+Outcome = Reservation | Item | Restocked | list[str] | int | DomainError | None
 
 
 class Storage(Protocol):
@@ -194,6 +203,18 @@ class Reservations:
     async def restock_item(self, sku: str, quantity: int) -> Item:
         """Raises UnknownSku, OnHandAboveLimit."""
         return await self._item(RestockItem(_sku(sku), in_range("quantity", quantity, 1, MAX_PIECES)))
+
+    async def restock_once(self, request_id: str, sku: str, quantity: int) -> Restocked:
+        """The first call's answer, also where that is UnknownSku or OnHandAboveLimit. Raises KeyReused."""
+        if not _UUID.fullmatch(request_id):
+            raise InvalidArgument(
+                "request_id", f"must be a UUID in lower case with hyphens, but is '{request_id[:64]}'"
+            )
+        outcome = await self._execute(
+            RestockOnce(request_id, _sku(sku), in_range("once.quantity", quantity, 1, MAX_PIECES))
+        )
+        assert isinstance(outcome, Restocked)
+        return outcome
 
     async def item(self, sku: str) -> Item:
         """Raises UnknownSku."""

@@ -22,6 +22,8 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.Settled: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.SETTLED),
     domain.OnHandAboveLimit: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_ABOVE_LIMIT),
     domain.OnHandBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_BELOW_HELD),
+    domain.OnHandAboveLimit: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_ABOVE_LIMIT),
+    domain.KeyReused: (grpc.StatusCode.ALREADY_EXISTS, wire.ErrorReason.KEY_REUSED),
     domain.PreconditionFailed: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.PRECONDITION_FAILED),
     domain.UnknownReservation: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_RESERVATION),
     domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
@@ -101,8 +103,18 @@ class ReservationsServicer(wire.ReservationsServicer):
 
     async def restock_item(self, request: wire.RestockItemRequest) -> wire.RestockItemResponse:
         with _refusals():
-            item = await self._reservations.restock_item(request.sku, request.quantity)
-        return wire.RestockItemResponse(item=self._item(item))
+            if (once := request.once) is None:
+                item = await self._reservations.restock_item(request.sku, request.quantity)
+                return wire.RestockItemResponse(item=self._item(item))
+            if request.quantity:
+                raise domain.InvalidArgument("quantity", f"must be 0 where there is a once, but is {request.quantity}")
+            restock, replayed = await self._reservations.restock_once(once.request_id, request.sku, once.quantity)
+        if isinstance(restock.answer, domain.Item):
+            return wire.RestockItemResponse(item=self._item(restock.answer), replayed=replayed)
+        refused = _refused(restock.answer)
+        if replayed:
+            refused.metadata["replayed"] = "true"
+        raise refused
 
     def _reserved(self, request: wire.ReserveRequest, reservation: domain.Reservation) -> wire.ReserveResponse:
         quotes = {quote.sku: quote for quote in reservation.quote}

@@ -20,6 +20,7 @@ from sqlalchemy import (
     cast,
     literal_column,
     select,
+    true,
 )
 
 from souk_reservations.database import Conflict, Database
@@ -27,9 +28,11 @@ from souk_reservations.domain import (
     DomainError,
     Item,
     Line,
+    OnHandAboveLimit,
     Overloaded,
     QuotedLine,
     Reservation,
+    Restock,
     State,
     Stock,
     UnknownReservation,
@@ -45,11 +48,12 @@ from souk_reservations.service import (
     Release,
     Reserve,
     RestockItem,
+    RestockOnce,
 )
 from souk_reservations.statements import Among, Change, Lock, Row, Session, Statement, deleting, inserting, updating
 from souk_reservations.writer import Clock, Writer, system_clock
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration that this module knows; see `migrations/`."""
 
 metadata = MetaData()
@@ -80,8 +84,6 @@ reservations = Table(
     Column("quote", JSON, nullable=False),  # [[name, unit_price], …] of the lines, while they are HELD
     Column("expires_at_us", BigInteger, nullable=False),
 )
-EXPIRING = reservations
-"""As `prune` calls them."""
 
 # A literal, since an index for some of the rows is used only where a query names the same condition.
 _is_held = reservations.c.state == literal_column("'HELD'")
@@ -94,6 +96,30 @@ journal = Table(
     Column("pieces", BigInteger, nullable=False),
     Column("at_us", BigInteger, nullable=False),
 )
+
+restocks = Table(
+    "restocks",
+    metadata,
+    Column("request_id", String(36), primary_key=True),
+    Column("sku", String(64), nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("answer", Text, nullable=False),  # JSON: {"item": what it then was}, {"on_hand": too many}, {}: unknown SKU
+    Column("at_us", BigInteger, nullable=False),
+)
+
+currency = Table(
+    "currency",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),  # 1: there is one row
+    Column("code", String(3), nullable=False),
+)
+
+_is_expired = reservations.c.state == literal_column("'EXPIRED'")
+PRUNED = (
+    ("Reservations that expired", reservations.c.order_id, reservations.c.expires_at_us, _is_expired),
+    ("Answers of restocks, given", restocks.c.request_id, restocks.c.at_us, true()),
+)
+"""What `prune` deletes when it is old: what it is called, its key, its time, and which rows."""
 
 _all_items = select(items)
 _all_reservations = select(
@@ -114,9 +140,13 @@ _SELECT_DUE = Statement(
 _SELECT_PAGE = Statement(
     _all_items.where(items.c.sku > bindparam("after")).order_by(items.c.sku).limit(bindparam("limit"))
 )
+_SELECT_RESTOCKS = Statement(select(restocks).where(Among(restocks.c.request_id)))
+_SELECT_CURRENCY = Statement(select(currency.c.code))
+_INSERT_CURRENCY = inserting(currency)
 _INSERT_ITEMS = inserting(items)
 _INSERT_RESERVATIONS = inserting(reservations)
 _INSERT_JOURNAL = inserting(journal, without=("id",))
+_INSERT_RESTOCKS = inserting(restocks)
 _UPDATE_ITEMS = updating(items)
 _UPDATE_RESERVATIONS = updating(reservations)
 _DELETE_RESERVATIONS = deleting(reservations)
@@ -175,6 +205,21 @@ class SqlStorage:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._database.read, query)
 
 
+def remembered_currency(database: Database, code: str) -> str:
+    """The currency of the prices in the database; `code` where it did not know one.
+
+    Raises StorageUnavailable.
+    """
+    try:
+        with database.write() as session:
+            for (known,) in session.rows(_SELECT_CURRENCY):
+                return str(known)
+            session.change(_INSERT_CURRENCY, [{"id": 1, "code": code}])
+            return code
+    except Conflict:  # another process was first
+        return remembered_currency(database, code)
+
+
 def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Sequence[Outcome]:
     """Locks what the commands are about, lets the domain decide, and writes what it changed.
 
@@ -189,7 +234,7 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
         if isinstance(command, ExpireDue):
             order_ids.update(order_id for (order_id,) in session.rows(_SELECT_DUE, now_us=now_us, limit=command.limit))
     old_reservations, locked_ids = _locked(session, _LOCK_RESERVATIONS, order_ids, _reservation)
-    skus = {c.sku for c in commands if isinstance(c, PutItem | RestockItem)}
+    skus = {c.sku for c in commands if isinstance(c, PutItem | RestockItem | RestockOnce)}
     skus.update(line.sku for c in commands if isinstance(c, Reserve | Confirm) for line in c.lines)
     # What is CLOSED or EXPIRED affects no item, and hundreds of such may be forgotten at once, beside live orders.
     live = [each for each in old_reservations.values() if each.state in (State.HELD, State.CONFIRMED)]
@@ -201,7 +246,11 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
                 locked_ids.add(reservation.order_id)
                 del old_reservations[reservation.order_id]
 
-    stock = Stock(old_items, old_reservations)
+    # Nothing changes them, so they need no lock; who inserts the same one at the same time meets with a Conflict.
+    request_ids = {c.request_id for c in commands if isinstance(c, RestockOnce)}
+    old_restocks = _load(session, _SELECT_RESTOCKS, request_ids, _restock)
+
+    stock = Stock(old_items, old_reservations, old_restocks)
     outcomes = [
         Overloaded() if _needs(command, locked_ids, locked_skus) else _decide(stock, command, now_us)
         for command in commands
@@ -214,6 +263,8 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     session.change(_DELETE_RESERVATIONS, [{"order_id": order_id} for order_id in forgotten])
     _save(session, _INSERT_ITEMS, _UPDATE_ITEMS, old_items, stock.items, _item_row)
     _save(session, _INSERT_RESERVATIONS, _UPDATE_RESERVATIONS, old_reservations, stock.reservations, _reservation_row)
+    new_restocks = sorted(stock.restocks.keys() - old_restocks.keys())
+    session.change(_INSERT_RESTOCKS, [_restock_row(stock.restocks[request_id]) for request_id in new_restocks])
     session.change(
         _INSERT_JOURNAL, [{"sku": entry.sku, "pieces": entry.pieces, "at_us": now_us} for entry in stock.journal]
     )
@@ -231,7 +282,7 @@ def _needs(command: Command, order_ids: Collection[str], skus: Collection[str]) 
             return order_id in order_ids
         case Forget(forgotten):
             return any(order_id in order_ids for order_id in forgotten)
-        case PutItem(sku) | RestockItem(sku):
+        case PutItem(sku) | RestockItem(sku) | RestockOnce(_, sku):
             return sku in skus
         case ExpireDue():
             return False  # it can do without some
@@ -253,6 +304,8 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
                 return stock.put(*command)
             case RestockItem(sku, quantity):
                 return stock.restock(sku, quantity)
+            case RestockOnce(request_id, sku, quantity):
+                return stock.restock_once(request_id, sku, quantity, now_us)
             case ExpireDue():
                 return stock.expire_due(now_us)
     except DomainError as refusal:
@@ -286,6 +339,29 @@ def _reservation(row: Row) -> Reservation:
         for line, (name, unit_price) in zip(lines if prices else (), prices, strict=True)
     )
     return Reservation(order_id, State(state), lines, quote, expires_at_us)
+
+
+def _restock(row: Row) -> Restock:
+    request_id, sku, quantity, answer_text, at_us = row
+    found = json.loads(answer_text)
+    answer: Item | UnknownSku | OnHandAboveLimit
+    if "item" in found:
+        answer = Item(sku, *found["item"])
+    elif "on_hand" in found:
+        answer = OnHandAboveLimit(sku, quantity, found["on_hand"])
+    else:
+        answer = UnknownSku(sku)
+    return Restock(request_id, sku, quantity, answer, at_us)
+
+
+def _restock_row(restock: Restock) -> dict[str, object]:
+    answer: dict[str, object] = {}
+    match restock.answer:
+        case Item():
+            answer = {"item": restock.answer[1:]}
+        case OnHandAboveLimit(metadata=about):
+            answer = {"on_hand": int(about["on_hand"])}
+    return restock._asdict() | {"answer": json.dumps(answer)}
 
 
 def _item_row(item: Item) -> dict[str, object]:
