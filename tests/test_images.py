@@ -74,11 +74,11 @@ def test_a_service_needs_no_privilege_and_no_writable_root(image: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_an_image_is_within_its_limits_and_the_build_says_so(service: str, images: str) -> None:
-    """28 MB gzipped, 75 MB unpacked, and 64 KiB for what a change of a service's code changes."""
+    """28 MB gzipped, 75 MB unpacked, and 128 KiB for what a change of a service's code changes."""
     (row,) = [line for line in images.splitlines() if line.startswith(f"souk/{service}:")]
     app, app_unit, gzipped, gzipped_unit, unpacked, unpacked_unit = row.split()[-6:]
     assert (app_unit, gzipped_unit, unpacked_unit) == ("KiB", "MB", "MB")
-    assert float(app) <= 64
+    assert float(app) <= 128
     assert float(gzipped) <= 28
     assert float(unpacked) <= 75
 

@@ -13,7 +13,7 @@ MEGABYTE = 1_000_000
 
 GZIPPED_LIMIT = 28 * MEGABYTE
 UNPACKED_LIMIT = 75 * MEGABYTE
-APP_LIMIT = 64 * 1024
+APP_LIMIT = 128 * 1024
 """What a release that changes nothing but a service's code adds to a registry, at most."""
 
 
