@@ -1,8 +1,13 @@
-"""Logging for people: a line for each request, and lines with a level for everything else."""
+"""Logging for people: a line for each request, and lines with a level for everything else.
+
+A line is one line, whatever a client sent: what cannot be printed is escaped, and further lines, which only the
+gateway's own failures have, are indented, so that none looks like an entry of its own.
+"""
 
 import asyncio
 import logging
 from contextlib import nullcontext
+from typing import Any
 
 _TIME = "%Y-%m-%d %H:%M:%S"
 _GATHERING_S = 0.05
@@ -15,13 +20,34 @@ def configure(level: str) -> None:
     logging._srcfile = None  # noqa: SLF001 (as documented)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     everything = logging.StreamHandler()
-    everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", _TIME))
+    everything.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s", _TIME))
     logging.basicConfig(level=level.upper(), handlers=[everything])
     access = logging.getLogger("souk_gateway.access")
     access.addHandler(Gathering())
     access.propagate = False
     # It tells what the gateway's own lines tell.
     logging.getLogger("hypercorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def printable(text: str) -> str:
+    """The text, with control characters and whatever else cannot be seen as escapes, such as \\x1b or \\u202e."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
+class OneLine(logging.Formatter):
+    """Escapes what cannot be printed. The lines of a traceback are kept, and indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        """See logging.Formatter."""
+        # An error's text may have line breaks that a client sent: behind them, too, a line is indented.
+        return "\n".join(f"    {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class Gathering(logging.StreamHandler):  # type: ignore[type-arg]  # generic for type checkers only
@@ -44,7 +70,7 @@ class Gathering(logging.StreamHandler):  # type: ignore[type-arg]  # generic for
                 self._second, self._time = second, logging.Formatter(datefmt=_TIME).formatTime(record, _TIME)
             if not self._lines:
                 asyncio.get_running_loop().call_later(_GATHERING_S, self.flush)
-            self._lines.append(f"{self._time} {record.getMessage()}{self.terminator}")
+            self._lines.append(f"{self._time} {printable(record.getMessage())}{self.terminator}")
         except Exception:  # noqa: BLE001 (a request must not fail because of its line)
             self.handleError(record)
 
