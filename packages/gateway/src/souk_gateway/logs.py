@@ -39,12 +39,12 @@ def printable(text: str) -> str:
 class OneLine(logging.Formatter):
     """Escapes what cannot be printed. The lines of a traceback are kept, and indented."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (so is it called)
         """See logging.Formatter."""
         record.message = printable(record.message)
         return super().formatMessage(record)
 
-    def formatException(self, ei: Any) -> str:
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (so is it called)
         """See logging.Formatter."""
         # An error's text may have line breaks that a client sent: behind them, too, a line is indented.
         return "\n".join(f"    {printable(line)}" for line in super().formatException(ei).split("\n"))
