@@ -36,11 +36,7 @@ class {name}Stub:
         self._carrier = Carrier(channel)
 '''
 
-_STUB_INIT = """        self._{python_name} = channel.unary_unary(
-            "{path}",
-            request_serializer=encode_{request},
-            response_deserializer=decode_{response},
-        )
+_STUB_INIT = """        self._{python_name} = channel.unary_unary("{path}", None, decode_{response})
 """
 
 _STUB_CALL = '''
@@ -48,7 +44,9 @@ _STUB_CALL = '''
         self, request: {request}, *, timeout_s: float | None = None
     ) -> grpc.aio.UnaryUnaryCall[{request}, {response}]:
         """{comment}"""
-        call: Any = self._{python_name}(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+        # Here, since grpc sends an empty request in place of one that cannot be encoded.
+        encoded = encode_{request_codec}(request)
+        call: Any = self._{python_name}(encoded, timeout=self._timeout_s if timeout_s is None else timeout_s)
         return call  # type: ignore[no-any-return]
 
     async def {python_name}_all(

@@ -1,8 +1,12 @@
 """Servers of orders that answer as a test asks them to, and clients of them."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -117,6 +121,29 @@ async def serving_without_batches(servicer: OrdersServicer, asked: list[str]) ->
         await server.stop(None)
 
 
+class Process:
+    """A server of `Orders` in a process of its own, which can be stopped as one that hangs."""
+
+    def __init__(self, name: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, name], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def hang(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+
 def reading(order_id: str) -> Call:
     return Call(GET, bytes(GetRequest(order_id=order_id)))
 
@@ -125,3 +152,13 @@ async def error(call: "asyncio.Future[GetResponse]") -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
+
+
+async def _serve(name: str) -> None:
+    server = GrpcServer(ServerSettings("orders", "1.2.3", "127.0.0.1:0"), [Orders(name)], ready)
+    print(await server.start(), flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(sys.argv[1]))

@@ -5,14 +5,15 @@ import logging
 
 import grpc
 import pytest
-from contract_peers import GET, Orders, Peer, Together, error, ready, serving, serving_without_batches
+from contract_peers import GET, Orders, Peer, Together, error, reading, ready, serving, serving_without_batches
 
 from souk_contracts import batching, carrier, lanes
 from souk_contracts.batch_codec import Call
+from souk_contracts.batching import BatchingChannel
 from souk_contracts.channel import connect, served_by
 from souk_contracts.errors import error_of, refusal_of
 from souk_contracts.lanes import Lanes
-from souk_contracts.orders.v1 import CancelRequest, GetRequest, Order
+from souk_contracts.orders.v1 import CancelRequest, GetRequest, Order, OrdersStub
 from souk_contracts.server import GrpcServer, ServerSettings
 
 
@@ -229,7 +230,7 @@ async def test_a_caller_that_gives_up_does_not_disturb_the_others(patient: None)
         assert peer.servicer.seen == ["wait", "b"]
 
 
-async def test_closing_the_channel_ends_the_calls_that_wait(patient: None) -> None:
+async def test_calls_that_find_their_channel_closed_are_unavailable_and_not_cancelled(patient: None) -> None:
     async with serving() as peer:
         (first,) = peer.ask("wait")
         await peer.servicer.entered.wait()
@@ -238,7 +239,83 @@ async def test_closing_the_channel_ends_the_calls_that_wait(patient: None) -> No
         await peer.channel.close()
         async with asyncio.timeout(60):
             await asyncio.wait([first, *waiting])
-        assert all(each.cancelled() for each in (first, *waiting))
+        assert first.cancelled()  # a call of its own, which gRPC ends
+        late, alone = peer.ask("c"), Peer(peer.servicer, peer.channel).ask("d")
+        for each in (*waiting, *late, *alone):
+            assert (await error(each)).code() is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await peer.stub.cancel(CancelRequest(order_id="a"))  # which is not gathered
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_list_whose_caller_is_cancelled_is_cancelled() -> None:
+    async with serving() as peer:
+        carried = asyncio.create_task(carrier.Carrier(peer.channel).carry([reading("wait"), reading("a")], 20.0))
+        await peer.servicer.entered.wait()
+        carried.cancel()
+        await asyncio.wait([carried])
+        assert carried.cancelled()
+
+
+async def test_calls_in_a_batch_whose_channel_is_closed_are_unavailable_and_not_cancelled() -> None:
+    async with serving() as peer:
+        peer.ask("wait")
+        await peer.servicer.entered.wait()
+        peer.servicer.entered.clear()
+        calls = peer.ask("wait", "a")
+        await peer.servicer.entered.wait()
+        closing = asyncio.create_task(peer.channel.close())
+        for each in calls:
+            assert (await error(each)).code() is grpc.StatusCode.UNAVAILABLE
+        await closing
+        answers = await peer.stub.get_all([GetRequest(order_id=each) for each in "ab"])
+        assert [type(answer.result) for answer in answers] == [grpc.aio.AioRpcError] * 2
+
+
+async def test_a_channel_is_idle_when_its_last_call_has_ended(patient: None) -> None:
+    async with serving() as peer:
+        channel = BatchingChannel(peer.channel, ("Get",))
+        async with asyncio.timeout(30):
+            await channel.idle()  # with none
+            stub = OrdersStub(channel)
+            first = asyncio.ensure_future(stub.get(GetRequest(order_id="wait")))
+            await peer.servicer.entered.wait()
+            behind = [asyncio.ensure_future(stub.get(GetRequest(order_id=each), timeout_s=20)) for each in "ab"]
+            await asyncio.sleep(0)
+            idle = asyncio.create_task(channel.idle())
+            await asyncio.sleep(0)
+            assert not idle.done()
+            peer.servicer.go_on.set()
+            await idle
+            assert [each.done() for each in (first, *behind)] == [True] * 3
+            # Nor does it wait for those that nobody waits for any more.
+            peer.servicer.entered.clear()
+            peer.servicer.go_on.clear()
+            hanging = asyncio.ensure_future(stub.get(GetRequest(order_id="wait")))
+            await peer.servicer.entered.wait()
+            given_up = asyncio.ensure_future(stub.get(GetRequest(order_id="a")))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            peer.servicer.go_on.set()
+            await channel.idle()
+            assert hanging.done()
+
+
+async def test_what_fails_unexpectedly_on_the_way_ends_its_calls_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with serving() as peer:
+        monkeypatch.setattr(carrier.Carrier, "carry", fail)
+        (first,) = peer.ask("wait")
+        await peer.servicer.entered.wait()
+        for each in peer.ask("a", "b"):
+            assert (await error(each)).code() is grpc.StatusCode.UNAVAILABLE
+        peer.servicer.go_on.set()
+        await first
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == ["a batch ended unexpectedly"]
 
 
 async def test_a_long_queue_leaves_in_batches_of_a_bounded_size(

@@ -1,19 +1,20 @@
 """The streams that batches travel on, over real servers on loopback."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
 import pytest
-from contract_peers import GET, Orders, Together, error, reading, ready, serving
+import pytest_asyncio
+from contract_peers import GET, Orders, Process, Together, error, reading, ready, serving
 
 from souk_contracts import lanes
 from souk_contracts.batch_codec import Call, Result
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.channel import connect, peer_of, served_by
 from souk_contracts.lanes import Lane, Lanes
-from souk_contracts.orders.v1 import GetRequest, Order
+from souk_contracts.orders.v1 import GetRequest, GetResponse, Order, OrdersStub
 from souk_contracts.server import GrpcServer, ServerSettings
 
 IN_TIME_S = 10.0
@@ -155,6 +156,98 @@ async def test_an_answer_that_lacks_calls_is_a_mistake_of_the_server_s_and_stays
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert peer_of(caught.value.trailing_metadata()) == "orders/1.2.3"
     assert "a list of calls failed" in caplog.text
+
+
+@pytest_asyncio.fixture
+async def pair() -> AsyncIterator[tuple[Process, Process, grpc.aio.Channel]]:
+    """Two replicas, each a process of its own, and a channel that is connected with both."""
+    first, second = await asyncio.gather(*(asyncio.to_thread(Process, name) for name in ("first", "second")))
+    target = f"ipv4:///127.0.0.1:{first.port},127.0.0.1:{second.port}"
+    try:
+        async with connect(target, user_agent="test/1") as channel:
+            stub, seen = OrdersStub(channel), set[str]()
+            async with asyncio.timeout(60):
+                while seen != {"first", "second"}:
+                    answer = await stub.get(GetRequest(order_id="a"))
+                    assert answer.order is not None
+                    seen.add(answer.order.customer_id)
+            yield first, second, channel
+    finally:
+        first.end()
+        second.end()
+
+
+async def test_a_batch_does_not_wait_for_a_replica_that_hangs_while_another_one_serves(
+    pair: tuple[Process, Process, grpc.aio.Channel],
+) -> None:
+    first, _, channel = pair
+    first.hang()
+    for _ in range(6):  # every other one would go to the replica that hangs
+        (result, _), lane = await Lanes(channel).carry([reading("a"), reading("b")], IN_TIME_S)
+        assert result.response is not None
+        assert GetResponse.parse(result.response).order == Order(id="a", customer_id="second")
+        assert lane.peer == "orders/1.2.3"
+    await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() if "_ask" in repr(task.get_coro())]  # nor do those go on waiting
+
+
+async def test_where_every_replica_hangs_a_batch_ends_at_its_deadline_and_another_is_answered_later(
+    pair: tuple[Process, Process, grpc.aio.Channel],
+) -> None:
+    *both, channel = pair
+    several = Lanes(channel)
+    for each in both:
+        each.hang()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await several.carry([reading("a")], 1.0)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert several._idle == []
+    for each in both:
+        each.go_on()
+    (result,), _ = await several.carry([reading("a")], IN_TIME_S)
+    assert result.response is not None
+
+
+class Late(Lanes):
+    """Lanes whose first two openings end at the same moment, or of which the first fails then."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, fails: bool = False) -> None:
+        super().__init__(channel)
+        self._asked = 0
+        self._fails = fails
+        self._both = asyncio.Event()
+
+    async def _ask(self) -> Lane:
+        self._asked += 1
+        is_first = self._asked == 1
+        lane = await super()._ask()
+        if not is_first:
+            self._both.set()
+        await self._both.wait()
+        if is_first and self._fails:
+            lane.cancel()
+            raise grpc.aio.UsageError
+        return lane
+
+
+async def test_of_two_lanes_that_open_at_the_same_time_the_second_is_kept_for_the_next_batch(
+    opened: list[Noted], long_lanes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_PATIENCE_S", 0.01)
+    async with serving() as peer:
+        several = Late(peer.channel)
+        await several.carry([reading("a")], IN_TIME_S)
+        assert {*several._idle} == {*opened}
+        assert len(opened) == 2
+
+
+async def test_a_lane_that_opens_counts_more_than_one_that_fails_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "_PATIENCE_S", 0.01)
+    async with serving() as peer:
+        (result,), _ = await Late(peer.channel, fails=True).carry([reading("a")], IN_TIME_S)
+    assert result.response is not None
 
 
 async def test_a_list_whose_time_is_over_is_not_sent(opened: list[Noted], long_lanes: None) -> None:

@@ -136,6 +136,15 @@ async def test_a_peer_that_knows_no_batches_gets_a_list_one_by_one_and_is_not_as
     assert asked == ["Call", *["Get"] * 6]
 
 
+async def test_a_list_for_a_peer_that_knows_no_batches_has_the_deadline_that_it_was_given() -> None:
+    async with serving_without_batches(Orders(), []) as channel:
+        for _ in range(2):  # when it is found out, and when it is known
+            async with asyncio.timeout(30):
+                found_one, late = await get_all(OrdersStub(channel), "a", "wait", timeout_s=2.0)
+            assert found_one == found("a", "")
+            assert error(late).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_a_peer_that_knows_batches_by_now_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "ALONE_S", 0.0)
     asked = list[str]()

@@ -17,8 +17,9 @@ import grpc
 
 import souk_contracts.batch.v1  # noqa: F401 (so that the first batch need not wait for it)
 from souk_contracts.batch_codec import Call
-from souk_contracts.carrier import Carrier, decoded, fitting
+from souk_contracts.carrier import Carrier, closed, decoded, fitting
 from souk_contracts.errors import plain_error
+from souk_contracts.tasks import spawn
 
 _AT_ONCE = 2
 """Calls under way that others wait for: with more of them there would be less in each batch."""
@@ -35,6 +36,8 @@ class BatchedCall(asyncio.Future[Any]):
 
     served_by = ""
     """Who answered, as `orders/1.0.0`; empty as long as nobody has."""
+    batch: object = None
+    """The same for all calls that left together; None before."""
 
     def __init__(self, method: str, request: bytes, decode: Callable[[bytes], Any], ends_at: float) -> None:
         super().__init__()
@@ -71,13 +74,26 @@ class BatchingChannel:
         self._timer: asyncio.TimerHandle | None = None
         self._were_several = False
         """Whether the last that left was a batch: then the next call is hardly alone, either."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_idle: asyncio.Event | None = None
+        """For those who wait until nothing is left."""
 
     def unary_unary(
-        self, method: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None,
+        response_deserializer: Callable[[bytes], Any],
     ) -> Callable[..., Any]:
-        """What stubs make their calls with, as that of a channel."""
-        alone = self._channel.unary_unary(method, request_serializer, response_deserializer)
+        """What stubs make their calls with, as that of a channel: without a serializer, of encoded requests."""
+        unary = self._channel.unary_unary(method, request_serializer, response_deserializer)
+
+        def alone(request: Any, *, timeout: float) -> Any:
+            try:
+                return unary(request, timeout=timeout)
+            except grpc.aio.UsageError:
+                failed = BatchedCall(method, b"", response_deserializer, 0.0)
+                failed.settle(closed(), "")
+                return failed
+
         if method.rpartition("/")[2] not in self._methods:
             return alone
 
@@ -90,7 +106,8 @@ class BatchingChannel:
                 made = alone(request, timeout=timeout)
                 made.add_done_callback(self._ended)
                 return made
-            waiting = BatchedCall(method, request_serializer(request), response_deserializer, monotonic() + timeout)
+            encoded = request if request_serializer is None else request_serializer(request)
+            waiting = BatchedCall(method, encoded, response_deserializer, monotonic() + timeout)
             self._deadlines.watch(waiting)
             self._waiting.append(waiting)
             if len(self._waiting) == 1:
@@ -103,6 +120,12 @@ class BatchingChannel:
         """As that of a channel."""
         return self._channel.stream_stream(*arguments)
 
+    async def idle(self) -> None:
+        """Returns when no call waits or is under way. Close the channel then; calls that come later end UNAVAILABLE."""
+        while self._waiting or self._under_way:
+            self._is_idle = self._is_idle or asyncio.Event()
+            await self._is_idle.wait()
+
     def _ended(self, _: object) -> None:
         self._under_way -= 1
         self._leave()
@@ -110,6 +133,9 @@ class BatchingChannel:
     def _leave(self) -> None:
         """Sends what waits, or sees to it that it is sent in time."""
         if not self._waiting:
+            if self._is_idle is not None and not self._under_way:
+                self._is_idle.set()
+                self._is_idle = None
             return
         if self._under_way < _AT_ONCE:
             self._send()
@@ -130,24 +156,26 @@ class BatchingChannel:
         loop = asyncio.get_running_loop()
         if batch:
             self._under_way += 1
-            task = loop.create_task(self._carry(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            task.add_done_callback(self._ended)
+            name = object()
+            for call in batch:
+                call.batch = name
+            spawn(self._carry(batch), "a batch").add_done_callback(self._ended)
         if self._waiting:
             loop.call_soon(self._leave)
+        elif not batch:
+            self._leave()  # nothing is left
 
     async def _carry(self, batch: Sequence[BatchedCall]) -> None:
         timeout_s = max(call.ends_at for call in batch) - monotonic()
         try:
             carried = await self._carrier.carry([call.message for call in batch], timeout_s)
-        except (asyncio.CancelledError, grpc.aio.UsageError):  # the channel was closed
-            for call in batch:
-                call.cancel()
-        else:
             for call, (outcome, served_by) in zip(batch, carried, strict=False):
                 call.settle(outcome, served_by)
-        self._deadlines.forget(batch)
+        finally:
+            for call in batch:
+                if not call.done():  # none waits for ever, whatever ended this
+                    call.settle(plain_error(grpc.StatusCode.UNAVAILABLE, "the batch was given up"), "")
+            self._deadlines.forget(batch)
 
 
 class _Deadlines:

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from souk_contracts.batch_codec import Call, Result
 from souk_contracts.channel import Caller, peer_of
-from souk_contracts.errors import error_of, plain_status
+from souk_contracts.errors import error_of, plain_error, plain_status
 from souk_contracts.lanes import Lanes, NoBatches
 from souk_contracts.limits import MAX_BYTES, MAX_CALLS
 
@@ -60,14 +60,22 @@ class Carrier:
         return [_answer(next(carried), decode) if isinstance(each, bytes) else Answer(each, "") for each in encoded]
 
     async def carry(self, calls: Sequence[Call], timeout_s: float) -> list[Carried]:
-        """Makes calls that go into one batch; one alone as the call that it is, unless a lane is open."""
-        if not self.lanes.are_known() or (len(calls) == 1 and not self.lanes.ready()):
-            return await self._carry_one_by_one(calls, timeout_s)
+        """Makes calls that go into one batch; one alone as the call that it is, unless a lane is open.
+
+        Where the channel is or will be closed, they end UNAVAILABLE: only their caller can cancel them.
+        """
         ends_at = monotonic() + timeout_s
         try:
-            results, lane = await self.lanes.carry(calls, timeout_s)
-        except NoBatches:
-            return await self._carry_one_by_one(calls, ends_at - monotonic())
+            if not self.lanes.are_known() or (len(calls) == 1 and not self.lanes.ready()):
+                return await self._carry_one_by_one(calls, timeout_s)
+            try:
+                results, lane = await self.lanes.carry(calls, timeout_s)
+            except NoBatches:
+                return await self._carry_one_by_one(calls, ends_at - monotonic())
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            if is_cancelled():
+                raise
+            return [(closed(), "") for _ in calls]
         except grpc.aio.AioRpcError as error:
             peer = peer_of(error.trailing_metadata())
             return [(_own(error), peer) for _ in calls]
@@ -110,6 +118,17 @@ def decoded(response: bytes, decode: Callable[[bytes], Response]) -> Response | 
         return decode(response)
     except DecodeError:
         return error_of(_UNREADABLE, grpc.aio.Metadata())
+
+
+def closed() -> grpc.aio.AioRpcError:
+    """The error of a call whose channel is or was closed."""
+    return plain_error(grpc.StatusCode.UNAVAILABLE, "the channel was closed")
+
+
+def is_cancelled() -> bool:
+    """Whether a CancelledError is meant for the task that meets it: one of a call may come from its channel's end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _own(error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:

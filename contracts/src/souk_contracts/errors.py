@@ -4,6 +4,7 @@ Source: https://google.aip.dev/193 and google/rpc/error_details.proto.
 """
 
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -41,6 +42,17 @@ class Refused(Exception):
     def trailing_metadata(self) -> tuple[str, bytes]:
         """The entry of the trailing metadata that carries the whole refusal."""
         return _DETAILS_KEY, self.status()
+
+
+Row = TypeVar("Row")
+
+
+def row_of(table: Mapping[type[Any], Row], error: Exception) -> Row:
+    """The table's row for an error: that of its class, or else of the nearest base that has one. Raises KeyError."""
+    for each in type(error).__mro__:
+        if each in table:
+            return table[each]
+    raise KeyError(f"{type(error).__name__} has no row, nor has a base of it")
 
 
 def plain_status(code: grpc.StatusCode, detail: str) -> bytes:

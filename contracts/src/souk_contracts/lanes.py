@@ -6,7 +6,7 @@ A message on an open stream costs less than half of a call of its own; see docs/
 from __future__ import annotations  # the types of grpc are generic for type checkers only
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -16,15 +16,21 @@ import grpc
 from souk_contracts.batch_codec import SERVICE_NAME, Call, Result, decode_results, encode_calls
 from souk_contracts.channel import Caller, peer_of
 from souk_contracts.errors import plain_error
+from souk_contracts.tasks import spawn
 
 LIFE_S = 0.5
 """For how long a lane is used: opening one costs. It stays with one replica, and a server that drains waits for it."""
+_PATIENCE_S = 0.3
+"""How long a replica has to open a lane before another is asked, too: it may hang. Then twice as long, and so on."""
 _CLOSE_S = 5.0
 """How long a peer has to see that a lane is closed."""
 ALONE_S = 30.0
 """For how long a peer is not asked again that has said that it knows no batches."""
 
 _BATCH = f"/{SERVICE_NAME}/Call"
+
+
+_ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStateError)
 
 
 class NoBatches(Exception):
@@ -70,7 +76,9 @@ class Lane:
 
     async def close(self) -> None:
         """Ends it in good order, if the peer lets it."""
-        with suppress(grpc.aio.InternalError, TimeoutError):  # it was lost meanwhile, or the peer hangs
+        # It was lost meanwhile, or the peer hangs, or the channel was closed. Which of these errors tells of a loss
+        # depends on grpc's version, and on when.
+        with suppress(*_ENDED, TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._stream.done_writing()
                 await self._stream.code()
@@ -86,7 +94,6 @@ class Lanes:
         self._unknown_until = 0.0
         self._asked_at = 0.0
         self._is_preparing = False
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def are_known(self) -> bool:
         """Whether the peer knows batches, as far as it is known."""
@@ -99,7 +106,7 @@ class Lanes:
         asked_at, self._asked_at = self._asked_at, monotonic()
         if self._asked_at - asked_at < LIFE_S and not self._is_preparing:
             self._is_preparing = True
-            self._spawn(self._prepare())
+            spawn(self._prepare(), "opening a lane")
         return False
 
     async def carry(self, calls: Sequence[Call], timeout_s: float) -> tuple[Sequence[Result], Lane]:
@@ -127,6 +134,27 @@ class Lanes:
         return bool(self._idle)
 
     async def _open(self) -> Lane:
+        """A lane to the replica that answers first: a call can only hang on a lane that was open before."""
+        asked = set[asyncio.Task[Lane]]()
+        done = set[asyncio.Task[Lane]]()
+        patience_s = _PATIENCE_S
+        try:
+            while not done:
+                asked.add(asyncio.get_running_loop().create_task(self._ask()))
+                done, _ = await asyncio.wait(asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                patience_s *= 2
+            opened = [task for task in done if not task.cancelled() and task.exception() is None]
+            first = (opened or [*done])[0]
+            asked.discard(first)
+            return first.result()
+        finally:
+            for task in asked:
+                if not task.done():
+                    task.cancel()
+                elif not task.cancelled() and task.exception() is None:
+                    self._give_back(task.result())
+
+    async def _ask(self) -> Lane:
         stream = self._stream()
         try:
             metadata = await stream.initial_metadata()
@@ -154,7 +182,7 @@ class Lanes:
 
     def _give_back(self, lane: Lane) -> None:
         if lane.is_over:
-            self._spawn(lane.close())
+            spawn(lane.close(), "closing a lane")
         else:
             self._idle.append(lane)
 
@@ -162,12 +190,7 @@ class Lanes:
         lane.is_over = True
         if lane in self._idle:
             self._idle.remove(lane)
-            self._spawn(lane.close())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)  # the loop alone would not keep it
-        task.add_done_callback(self._tasks.discard)
+            spawn(lane.close(), "closing a lane")
 
 
 def _lost() -> grpc.aio.AioRpcError:

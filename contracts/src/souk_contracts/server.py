@@ -118,7 +118,10 @@ class GrpcServer:
     async def _follow_readiness_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
-            await self._follow_readiness()
+            try:
+                await self._follow_readiness()
+            except Exception:  # health must go on being told, whatever it was
+                log.exception("%s could not tell whether it is ready; trying again", self._settings.service)
 
     async def _follow_readiness(self) -> None:
         try:

@@ -40,6 +40,37 @@ def test_ten_failures_in_a_row_open_it(breaker: Breaker) -> None:
     assert not breaker.allows()
 
 
+def test_calls_that_fail_together_as_a_batch_count_once(breaker: Breaker) -> None:
+    for batch in (object() for _ in range(9)):
+        for _ in range(128):
+            breaker.failed(batch)
+    assert not breaker.is_open()
+    breaker.failed(object())
+    assert breaker.is_open()
+
+
+def test_batches_that_fail_in_turn_count_once_each(breaker: Breaker) -> None:
+    batches = [object() for _ in range(9)]
+    for batch in batches * 128:
+        breaker.failed(batch)
+    assert not breaker.is_open()
+    breaker.succeeded()
+    for batch in batches:  # anew
+        breaker.failed(batch)
+    breaker.failed()
+    assert breaker.is_open()
+
+
+def test_the_rest_of_the_batch_that_opened_it_does_not_make_its_pause_longer(breaker: Breaker, clock: Clock) -> None:
+    *_, last = batches = [object() for _ in range(10)]
+    for batch in batches:
+        breaker.failed(batch)
+    clock.now_s += 0.9
+    breaker.failed(last)
+    clock.now_s += 0.2
+    assert breaker.allows()
+
+
 def test_an_answer_between_failures_keeps_it_closed(breaker: Breaker) -> None:
     fail(breaker, 9)
     breaker.succeeded()

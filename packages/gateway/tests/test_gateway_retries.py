@@ -13,7 +13,12 @@ from grpc import ChannelConnectivity, StatusCode
 from souk_contracts.errors import Refused
 from souk_contracts.loyalty.v1 import HoldRequest, LoyaltyStub
 from souk_contracts.orders.v1 import OrdersStub
-from souk_contracts.reservations.v1 import ListItemsRequest, ReservationsStub
+from souk_contracts.reservations.v1 import (
+    Line,
+    ListItemsRequest,
+    ReservationsStub,
+    ReserveRequest,
+)
 from souk_gateway import clients
 from souk_gateway.backends import Backends
 from souk_gateway.breakers import Breaker
@@ -154,6 +159,22 @@ async def test_a_service_that_does_not_answer_is_left_alone(backends: Backends[R
     assert len(shop.reservations.faults.calls) == 10
 
 
+async def test_calls_that_travelled_together_are_one_failure(backends: Backends[ReservationsStub], shop: Shop) -> None:
+    shop.reservations.faults.gates["reserve"] = asyncio.Event()
+    client, breaker = ReservationsClient(backends), backends.all()[0].breaker
+    for wanted in (False, True):
+        for _ in range(1 if not wanted else 20):
+            requests = [ReserveRequest(str(number), [Line(sku="tea", quantity=1)]) for number in range(60)]
+            answers = await asyncio.gather(
+                *(client.reserve(each, Exchange(0.3)) for each in requests), return_exceptions=True
+            )
+            assert [type(answer) for answer in answers] == [Unavailable] * 60
+            if breaker.is_open():
+                break
+        assert breaker.is_open() is wanted
+    shop.reservations.faults.gates["reserve"].set()
+
+
 async def test_a_service_that_was_given_no_time_has_not_failed(
     backends: Backends[ReservationsStub], shop: Shop
 ) -> None:
@@ -180,6 +201,33 @@ async def test_a_probe_whose_request_is_cancelled_makes_way_for_another(
         await probe
     del shop.reservations.faults.gates["list_items"]
     assert (await client.list_items(LIST, Exchange(5))).items
+
+
+async def test_a_probe_that_cannot_be_written_makes_way_for_another(
+    backends: Backends[ReservationsStub], shop: Shop
+) -> None:
+    breaker = backends.all()[0].breaker = Breaker("reservations", clock=iter(range(1000)).__next__)
+    for _ in range(10):
+        breaker.failed()
+    client = ReservationsClient(backends)
+    with pytest.raises(ValueError, match="surrogates"):
+        await client.get_item("\udc80", Exchange(5))
+    assert (await client.list_items(LIST, Exchange(5))).items
+
+
+async def test_a_call_whose_channel_is_closed_is_unavailable_and_not_cancelled(
+    backends: Backends[ReservationsStub], shop: Shop
+) -> None:
+    shop.reservations.faults.gates["restock_item"] = asyncio.Event()
+    client = ReservationsClient(backends)
+    call = asyncio.create_task(client.restock_item("tea", 1, None, Exchange(30)))
+    await shop.reservations.faults.called.wait()
+    await backends.all()[0].channel.close()
+    with pytest.raises(Unavailable):
+        await call
+    with pytest.raises(Unavailable):
+        await client.list_items(LIST, Exchange(5))
+    shop.reservations.faults.gates["restock_item"].set()
 
 
 async def test_loyalty_that_is_left_alone_is_away(shop: Shop) -> None:

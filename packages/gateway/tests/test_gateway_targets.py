@@ -17,9 +17,10 @@ import pytest_asyncio
 from gateway_services import Orders, Reservations, Shop, gateway
 from grpc import StatusCode
 
+from souk_contracts import batching
 from souk_contracts.errors import Refused
 from souk_contracts.orders.v1 import ListRequest, OrdersStub
-from souk_contracts.reservations.v1 import ListItemsRequest, ReservationsStub
+from souk_contracts.reservations.v1 import Line, ListItemsRequest, ReservationsStub, ReserveRequest
 from souk_contracts.server import GrpcServer, ServerSettings, Servicer
 from souk_gateway import __version__, targets_file
 from souk_gateway.backends import Backends
@@ -367,7 +368,9 @@ async def test_sighup_reads_the_file_at_once(shop: Shop, file: File, monkeypatch
         await until(client, "reservations", [0, 1], "weight")
 
 
-@pytest.mark.parametrize("content", ["", 'orders = "orders:1"', 'orders = "', None])
+@pytest.mark.parametrize(
+    "content", ["", 'orders = "orders:1"', 'orders = "', "a = " + "[" * 5000, "#" * 2**20 + "#", None]
+)
 async def test_a_file_that_is_wrong_leaves_the_targets_as_they_were(
     shop: Shop, file: File, content: str | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +395,49 @@ async def test_a_file_that_is_wrong_leaves_the_targets_as_they_were(
     assert caplog.messages[0].endswith(" The previous targets stay in use.")
 
 
+async def test_whatever_goes_wrong_with_a_file_the_next_one_is_read(
+    shop: Shop, file: File, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object, __: object) -> dict[str, Targets]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(targets_file, "_PERIOD_S", 0.01)
+    file.share(3, 4)
+    async with reading(shop, file) as client:
+        await until(client, "reservations", [3, 4], "weight")
+        with monkeypatch.context() as broken:
+            broken.setattr(targets_file, "_parsed", fail)
+            file.share(1, 1)
+            async with asyncio.timeout(30):
+                while "ZeroDivisionError" not in caplog.text:  # noqa: ASYNC110 (a log gives no event)
+                    await asyncio.sleep(0.01)
+        file.share(5, 6)
+        await until(client, "reservations", [5, 6], "weight")
+
+
+@pytest.mark.parametrize("port", ["1", "65535", "65536", "70000", "123456", "9" * 5000])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "orders:{}",
+        "dns:///orders:{}",
+        "dns://8.8.8.8:{}/orders:50051",
+        "ipv4:///10.0.0.1:50051,10.0.0.2:{}",
+        "ipv4:///10.0.0.1:{},10.0.0.2:50051",
+        "ipv6:///[::1]:{}",
+    ],
+)
+def test_a_port_is_one_up_to_65535(name: str, port: str) -> None:
+    text = name.format(port)
+    assert (targets_of(text) is not None) is (port in ("1", "65535"))
+    assert (targets_of(f"1.0.0={text};1") is not None) is (port in ("1", "65535") and "," not in text)
+
+
+@pytest.mark.parametrize("name", ["unix:/run/souk:99999", "vsock://2:99999", "ipv6:///fe80::1", "dns:///orders"])
+def test_what_is_no_port_is_not_taken_for_one(name: str) -> None:
+    assert targets_of(name) == (Target(name),)
+
+
 async def test_a_call_under_way_to_a_target_that_is_taken_out_is_answered(shop: Shop) -> None:
     slow = Orders()
     slow.faults.gates["list"] = asyncio.Event()
@@ -403,6 +449,35 @@ async def test_a_call_under_way_to_a_target_that_is_taken_out_is_answered(shop: 
     backends.use((Target(f"127.0.0.1:{shop.ports['orders']}"),))
     slow.faults.gates["list"].set()
     await call
+    async with asyncio.timeout(30):
+        await asyncio.gather(*backends._closing)
+    await backends.close()
+    await old.server.drain()
+
+
+async def test_calls_that_wait_for_others_to_a_target_that_is_taken_out_are_answered(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_PATIENCE_S", 3600.0)
+    slow = shop.reservations
+    slow.faults.gates["reserve"] = asyncio.Event()
+    old = await Version("reservations", "1.0.0", slow).start()
+    backends = Backends("reservations", ReservationsStub)
+    backends.use(targets((old, 1)))
+    client = ReservationsClient(backends)
+    calls = []
+    for number in range(40):
+        lines = [Line(sku="tea", quantity=1)]
+        calls.append(asyncio.create_task(client.reserve(ReserveRequest(str(number), lines), Exchange(60))))
+        if number < 2:  # so many are under way at most, for the others to wait for
+            while len(slow.faults.calls) <= number:
+                await slow.faults.called.wait()
+                slow.faults.called.clear()
+    await asyncio.sleep(0)  # they are made
+    backends.use((Target(f"127.0.0.1:{shop.ports['reservations']}"),))
+    slow.faults.gates["reserve"].set()
+    answers = await asyncio.gather(*calls)
+    assert [len(answer.lines) for answer in answers] == [1] * 40
     async with asyncio.timeout(30):
         await asyncio.gather(*backends._closing)
     await backends.close()

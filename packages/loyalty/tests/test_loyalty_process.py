@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from souk_loyalty.app import serve
+from souk_loyalty.database import Database
+from souk_loyalty.janitor import Janitor
+from souk_loyalty.migrate import migrate
+from souk_loyalty.settings import Settings
+
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -89,3 +95,18 @@ def test_a_database_in_a_folder_that_is_not_there_is_told_in_a_sentence(environm
 def test_health_loads_no_database() -> None:
     code = "import sys, souk_loyalty.__main__; print(sorted({'grpc', 'sqlalchemy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+async def test_a_janitor_that_ends_unexpectedly_stops_the_service_and_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def end(_: Janitor) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Janitor, "run", end)
+    url = f"sqlite:///{tmp_path}/loyalty.db"
+    migrate(url)
+    with pytest.raises(RuntimeError, match="the janitor has ended"):
+        await serve(Settings(address="127.0.0.1:0", database_url=url), Database(url))
+    assert "the janitor ended unexpectedly" in caplog.text
+    assert "ZeroDivisionError" in caplog.text

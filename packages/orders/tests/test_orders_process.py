@@ -29,6 +29,11 @@ from souk_contracts.orders.v1 import (
 from souk_contracts.reservations import v1 as reservations
 from souk_contracts.server import GrpcServer, ServerSettings
 from souk_orders import __version__
+from souk_orders.app import serve
+from souk_orders.database import Database
+from souk_orders.migrate import migrate
+from souk_orders.relay import OutboxRelay
+from souk_orders.settings import Settings
 
 FIRST, SECOND = ("5f0c8a9e-0000-4000-8000-00000000000" + digit for digit in "12")
 
@@ -325,3 +330,18 @@ def test_a_database_in_a_folder_that_is_not_there_is_told_in_a_sentence(environm
 def test_health_loads_no_database() -> None:
     code = "import sys, souk_orders.__main__; print(sorted({'grpc', 'sqlalchemy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+async def test_a_relay_that_ends_unexpectedly_stops_the_service_and_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def end(_: OutboxRelay) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(OutboxRelay, "run", end)
+    url = f"sqlite:///{tmp_path}/orders.db"
+    migrate(url)
+    with pytest.raises(RuntimeError, match="the relay has ended"):
+        await serve(Settings(address="127.0.0.1:0", database_url=url), Database(url))
+    assert "the relay ended unexpectedly" in caplog.text
+    assert "ZeroDivisionError" in caplog.text

@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from souk_reservations.app import serve
+from souk_reservations.database import Database
+from souk_reservations.janitor import Janitor
+from souk_reservations.migrate import migrate
+from souk_reservations.settings import Settings
+
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -104,3 +110,18 @@ def test_a_database_in_a_folder_that_is_not_there_is_told_in_a_sentence(environm
 def test_health_loads_no_database() -> None:
     code = "import sys, souk_reservations.__main__; print(sorted({'grpc', 'sqlalchemy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+async def test_a_janitor_that_ends_unexpectedly_stops_the_service_and_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def end(_: Janitor) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Janitor, "run", end)
+    url = f"sqlite:///{tmp_path}/reservations.db"
+    migrate(url)
+    with pytest.raises(RuntimeError, match="the janitor has ended"):
+        await serve(Settings(address="127.0.0.1:0", database_url=url), Database(url))
+    assert "the janitor ended unexpectedly" in caplog.text
+    assert "ZeroDivisionError" in caplog.text

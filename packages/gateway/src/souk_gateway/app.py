@@ -1,6 +1,5 @@
 """Wires the gateway together and runs it: the only module that knows all the others."""
 
-import asyncio
 import logging
 import os
 import resource
@@ -16,6 +15,7 @@ from souk_contracts.loyalty.v1 import LoyaltyStub
 from souk_contracts.orders.v1 import OrdersStub
 from souk_contracts.reservations.v1 import ReservationsStub
 from souk_contracts.server import termination
+from souk_contracts.tasks import spawn
 from souk_gateway import __version__
 from souk_gateway.admission import Admission
 from souk_gateway.backends import Backends
@@ -132,7 +132,7 @@ async def serve(settings: Settings, listener: socket.socket, shutdown: Callable[
         else:
             file = TargetsFile(settings.targets_file, use)
             file.load()
-            stack.callback(asyncio.create_task(file.run()).cancel)
+            stack.callback(spawn(file.run(), "reading the targets file again").cancel)
         app = application(services, settings)
         log.info("gateway %s listens on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
         await serve_http(app, config, listener, shutdown, within_descriptors(settings.limits))

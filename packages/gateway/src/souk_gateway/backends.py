@@ -9,12 +9,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import grpc
 
 from souk_contracts.batching import BatchingChannel
 from souk_contracts.channel import connect
+from souk_contracts.tasks import spawn
 from souk_gateway import __version__
 from souk_gateway.breakers import Breaker
 from souk_gateway.errors import Unavailable
@@ -40,7 +42,8 @@ class Backend(Generic[Stub]):
         self.target = target
         self.channel = connect(target.address, user_agent=f"souk-gateway/{__version__}")
         self.channel.get_state(try_to_connect=True)
-        self.stub = stub(BatchingChannel(self.channel, _BATCHED))
+        self._calls = BatchingChannel(self.channel, _BATCHED)
+        self.stub = stub(self._calls)
         self.breaker = Breaker(self.name)
         self.retries = Retries()
 
@@ -51,6 +54,16 @@ class Backend(Generic[Stub]):
     def is_away(self) -> bool:
         """Whether every connection to it has failed, the service says that it is not serving, or it is left alone."""
         return self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE or self.breaker.is_open()
+
+    async def close_when_idle(self) -> None:
+        """Disconnects after the calls that wait or are under way, unless they take longer than any may."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE_S):
+                    await self._calls.idle()
+            await self.channel.close(_GRACE_S)
+        finally:
+            await self.channel.close()
 
 
 class Backends(Generic[Stub]):
@@ -81,7 +94,7 @@ class Backends(Generic[Stub]):
         self._weighted = [backend for backend in self._by_version.values() if backend.target.weight]
         for version, backend in old.items():
             if self._by_version.get(version) is not backend:
-                task = asyncio.create_task(_close(backend.channel))
+                task = spawn(backend.close_when_idle(), f"closing the channel to {backend.name}")
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
 
@@ -138,10 +151,3 @@ class Backends(Generic[Stub]):
             if point < 0:
                 return backend
         return candidates[-1]  # the sum was rounded
-
-
-async def _close(channel: grpc.aio.Channel) -> None:
-    try:
-        await channel.close(_GRACE_S)
-    finally:
-        await channel.close()

@@ -3,6 +3,7 @@
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
@@ -14,7 +15,7 @@ _PAUSE_S = 1.0
 
 
 class Breaker:
-    """Opens after ten calls have failed in a row; then lets one call through each second, until one succeeds.
+    """Opens after ten failures in a row; then lets one call through each second, until one succeeds.
 
     After each call that `allows` let through, the caller reports its outcome by `succeeded`, `failed` or `gave_up`.
     `jitter` gives numbers from 0 to 1.
@@ -27,6 +28,8 @@ class Breaker:
         self._clock = clock
         self._jitter = jitter
         self._failures = 0
+        self._batches = deque[object](maxlen=_FAILURES)
+        """Those that failed last."""
         self._next_probe_at: float | None = None
         """None while it is closed."""
         self._probing = self._has_probed = False
@@ -56,11 +59,16 @@ class Breaker:
         if self._next_probe_at is not None:
             log.warning("%s answers again", self._service)
         self._failures = 0
+        self._batches.clear()
         self._next_probe_at = None
         self._probing = self._has_probed = False
 
-    def failed(self) -> None:
-        """The service did not answer."""
+    def failed(self, batch: object = None) -> None:
+        """The service did not answer. The calls of a batch, unless it is None, fail together, so they count once."""
+        if batch is not None:
+            if batch in self._batches:
+                return
+            self._batches.append(batch)
         self._failures += 1
         if self._failures < _FAILURES:
             return

@@ -17,6 +17,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from souk_contracts.carrier import closed, is_cancelled
 from souk_contracts.channel import served_by
 from souk_contracts.errors import refusal_of
 from souk_contracts.loyalty import v1 as loyalty
@@ -123,25 +124,28 @@ class _Client(Generic[Stub]):
     ) -> Response:
         if not backend.breaker.allows():
             raise _away(backend.name, was_sent=False)
-        call = method(backend.stub, request, timeout_s=timeout_s)
+        call = None
         try:
+            call = method(backend.stub, request, timeout_s=timeout_s)
             answer = await call
         except grpc.aio.AioRpcError as error:
             if error.code() not in _UNANSWERED:
                 backend.breaker.succeeded()
             elif timeout_s >= _FAIR_S:
-                backend.breaker.failed()
+                backend.breaker.failed(getattr(call, "batch", None))
             else:
                 backend.breaker.gave_up()
             raise
-        except BaseException:  # the request itself was cancelled
+        except BaseException as error:  # the request itself was cancelled, or cannot be written
             backend.breaker.gave_up()
+            if isinstance(error, asyncio.CancelledError) and not is_cancelled():
+                raise closed() from None
             raise
         else:
             backend.breaker.succeeded()
             return answer
         finally:
-            if call.done():
+            if call is not None and call.done():
                 exchange.note(await served_by(call))
 
 

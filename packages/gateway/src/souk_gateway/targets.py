@@ -12,6 +12,8 @@ VERSION = r"[0-9A-Za-z][0-9A-Za-z.+_-]*"
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/=,;]+):(?P<port>[0-9]{1,5})")
 # With commas: ipv4:///10.0.0.1:50051,10.0.0.2:50051 is one name.
 _GRPC_NAME = re.compile(r"(?:[a-z][a-z0-9+.-]*://|unix:)[^\s=;]+")
+# Not what follows another colon, as in an IPv6 address without brackets.
+_PORT = re.compile(r"(?<=[^:/,]):([0-9]+)(?=[,/]|$)")
 _WEIGHTED = re.compile(rf"(?P<version>{VERSION})=(?P<address>[^=,;]+);(?P<weight>[0-9]{{1,9}})")
 
 
@@ -46,4 +48,15 @@ def targets_of(text: str) -> Targets | None:
 
 def _is_address(text: str) -> bool:
     match = _ADDRESS.fullmatch(text)
-    return int(match["port"]) <= 65535 if match else _GRPC_NAME.fullmatch(text) is not None
+    if match:
+        return _is_port(match["port"])
+    return _GRPC_NAME.fullmatch(text) is not None and all(map(_is_port, _ports(text)))
+
+
+def _ports(text: str) -> list[str]:
+    """Those in a gRPC name; other schemes have none, or numbers of their own."""
+    return _PORT.findall(text) if text.startswith(("dns:", "ipv4:", "ipv6:")) else []
+
+
+def _is_port(digits: str) -> bool:
+    return len(digits) <= 5 and int(digits) <= 65535

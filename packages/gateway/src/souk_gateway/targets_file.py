@@ -23,6 +23,7 @@ from souk_gateway.targets import SERVICES, WANTED, Targets, targets_of
 log = logging.getLogger(__name__)
 
 _PERIOD_S = 1.0
+_MAX_BYTES = 1024 * 1024
 
 
 class TargetsFile:
@@ -64,6 +65,8 @@ class TargetsFile:
             self._take()
         except BadSetting as error:
             log.warning("%s The previous targets stay in use.", error)
+        except Exception:  # weights must go on moving, whatever it was
+            log.exception("cannot use the targets in %s; the previous targets stay in use", self._path)
 
     def _take(self) -> None:
         if isinstance(self._seen, str):
@@ -72,7 +75,9 @@ class TargetsFile:
 
     def _read(self) -> bytes | str:
         try:
-            return self._path.read_bytes()
+            with self._path.open("rb") as file:
+                content = file.read(_MAX_BYTES + 1)
+            return content if len(content) <= _MAX_BYTES else f"it has more than {_MAX_BYTES} bytes"
         except PermissionError:
             return f"user {os.getuid()} may not read it; run: chmod o+rX on the file and its folder"
         except OSError as error:
@@ -82,7 +87,7 @@ class TargetsFile:
 def _parsed(path: Path, content: bytes) -> dict[str, Targets]:
     try:
         read = tomllib.loads(content.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSetting("SOUK_TARGETS_FILE", str(path), f"a TOML file ({error})") from error
     if set(read) != set(SERVICES):
         names = f"{', '.join(SERVICES)} and nothing else (it names {', '.join(read) or 'nothing'})"

@@ -1,9 +1,9 @@
 """Wires the service together, and takes it apart: the only place that knows everything."""
 
-import asyncio
 import logging
 
 from souk_contracts.server import GrpcServer, ServerSettings, termination
+from souk_contracts.tasks import spawn
 from souk_loyalty import SERVICE, __version__
 from souk_loyalty.database import Database
 from souk_loyalty.janitor import Janitor
@@ -26,9 +26,12 @@ async def serve(settings: Settings, database: Database) -> None:
         storage.answers,
     )
     await server.start()
-    janitor = asyncio.create_task(Janitor(loyalty, settings.janitor_period_s).run())
+    janitor = spawn(Janitor(loyalty, settings.janitor_period_s).run(), "the janitor", failed=stopping.set)
     await stopping.wait()
     log.info("stopping")
+    has_failed = janitor.done()
     janitor.cancel()
     await server.drain()
     storage.close()
+    if has_failed:
+        raise RuntimeError("stopped, since the janitor has ended; the log says why")

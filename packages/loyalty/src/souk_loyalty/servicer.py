@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from souk_contracts.errors import Refused
+from souk_contracts.errors import Refused, row_of
 from souk_contracts.loyalty import v1 as wire
 from souk_loyalty import domain, rules
 from souk_loyalty.revisions import ANY, Condition
@@ -127,7 +127,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _refused(error: domain.DomainError) -> Refused:
-    code, reason = STATUSES[type(error)]
+    code, reason = row_of(STATUSES, error)
     assert reason.name is not None  # only values that the contract does not name have none
     return Refused(code, DOMAIN, reason.name, str(error), error.metadata)
 
@@ -135,7 +135,7 @@ def _refused(error: domain.DomainError) -> Refused:
 def _confirmed(no: domain.DomainError | None) -> wire.ConfirmResponse:
     if no is None:
         return wire.ConfirmResponse(confirmed=True)
-    return wire.ConfirmResponse(reason=STATUSES[type(no)][1], detail=str(no))
+    return wire.ConfirmResponse(reason=row_of(STATUSES, no)[1], detail=str(no))
 
 
 def _wanted(request: wire.HoldRequest) -> tuple[str, str, int, int]:

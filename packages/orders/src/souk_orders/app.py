@@ -5,6 +5,7 @@ import logging
 
 from souk_contracts.channel import connect
 from souk_contracts.server import GrpcServer, ServerSettings, termination
+from souk_contracts.tasks import spawn
 from souk_orders import SERVICE, __version__
 from souk_orders.book import Participant
 from souk_orders.clients import LoyaltyClient, ReservationsClient
@@ -47,11 +48,13 @@ async def serve(settings: Settings, database: Database) -> None:
             storage.answers,
         )
         await server.start()
-        relaying = asyncio.create_task(relay.run())
+        relaying = spawn(relay.run(), "the relay", failed=stopping.set)
         await stopping.wait()
         log.info("stopping")
         lobby.close()
         await server.drain()
         relay.stop()
-        await relaying
+        await asyncio.wait([relaying])
     storage.close()
+    if relaying.exception() is not None:
+        raise RuntimeError("stopped, since the relay has ended; the log says why")

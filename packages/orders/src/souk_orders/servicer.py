@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from souk_contracts.errors import Refused
+from souk_contracts.errors import Refused, row_of
 from souk_contracts.orders import v1 as wire
 from souk_orders import domain
 from souk_orders.book import Decided
@@ -84,7 +84,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _refused(error: domain.DomainError) -> Refused:
-    code, reason = STATUSES[type(error)]
+    code, reason = row_of(STATUSES, error)
     assert reason.name is not None  # only values that the contract does not name have none
     return Refused(code, DOMAIN, reason.name, str(error), error.metadata)
 

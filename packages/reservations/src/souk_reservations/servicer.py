@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from souk_contracts.errors import Refused
+from souk_contracts.errors import Refused, row_of
 from souk_contracts.reservations import v1 as wire
 from souk_reservations import domain
 from souk_reservations.revisions import ANY, Condition
@@ -148,7 +148,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _refused(error: domain.DomainError) -> Refused:
-    code, reason = STATUSES[type(error)]
+    code, reason = row_of(STATUSES, error)
     assert reason.name is not None  # only values that the contract does not name have none
     return Refused(code, DOMAIN, reason.name, str(error), error.metadata)
 
@@ -156,7 +156,7 @@ def _refused(error: domain.DomainError) -> Refused:
 def _confirmed(no: domain.DomainError | None) -> wire.ConfirmResponse:
     if no is None:
         return wire.ConfirmResponse(confirmed=True)
-    return wire.ConfirmResponse(reason=STATUSES[type(no)][1], detail=str(no))
+    return wire.ConfirmResponse(reason=row_of(STATUSES, no)[1], detail=str(no))
 
 
 def _edited(request: wire.PutItemRequest) -> tuple[int | None, str | None, Condition]:
