@@ -6,6 +6,8 @@ At the end the databases are audited: figures of orders that do not audit clean 
     ./scripts/bench                          all of it, about 10 minutes
     ./scripts/bench --only throughput --stacks bare sqlite --connections 64
     ./scripts/bench --write                  and write docs/benchmarks.md and docs/benchmarks.json
+    ./scripts/bench overload                 under more load than it can carry; overload --help says more
+    ./scripts/bench compare REVISION         beside another revision of itself; compare --help says more
 
 Exit codes: 0 measured, 1 it could not be, 2 bad usage. docs/benchmarks.md says more.
 """
@@ -24,7 +26,7 @@ from releasing.ledger import ROOT
 from skewing.installed import of_tree
 from skewing.processes import Failed
 
-from benching import measures, starts
+from benching import compare, measures, overload, starts
 from benching.load import NoLoad
 from benching.report import Figures, as_json, as_text
 from benching.stacks import BACKENDS, Bare, Souk, Stack
@@ -34,6 +36,7 @@ WHAT = ("throughput", "memory", "growth", "start")
 STACKS = ("bare", "sqlite", "postgresql")
 DOCUMENT, DATA = ROOT / "docs/benchmarks.md", ROOT / "docs/benchmarks.json"
 MARK = "<!-- written by ./scripts/bench --write -->\n"
+END = "<!-- end of what is written -->\n"
 
 
 def say(text: str) -> None:
@@ -124,8 +127,35 @@ def number(text: str) -> int:
     return value
 
 
+def write(mark: str, text: str) -> None:
+    """Puts what was found in the place of what the document has between a mark and the end of that part."""
+    kept, found, old = DOCUMENT.read_text().partition(mark)
+    if not found:
+        raise Failed(f"{DOCUMENT} has no line {mark.strip()}")
+    _, end, rest = old.partition(END)
+    revision = git("describe", "--always", "--dirty").strip()
+    DOCUMENT.write_text(f"{kept}{mark}\n{machine()}; revision {revision}.\n\n{text}{end}{rest}")
+
+
 def main() -> int:
     """Gives the exit code."""
+    modes = {"overload": overload, "compare": compare}
+    mode = modes.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    try:
+        if mode is None:
+            return standard()
+        found = mode.main(sys.argv[2:], say)
+        if "--write" in sys.argv:
+            write(mode.MARK, found.text())
+    except (CannotBuild, Failed, NoLoad) as error:
+        say(str(error))
+        return 1
+    print(found.text())
+    return 0
+
+
+def standard() -> int:
+    """Gives the exit code. Raises Failed, CannotBuild, NoLoad."""
     parser = argparse.ArgumentParser("bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=WHAT, default=WHAT, help="what to measure (all)")
     parser.add_argument("--stacks", nargs="+", choices=STACKS, default=STACKS, help="which stacks take turns (all)")
@@ -153,17 +183,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as JSON")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and docs/benchmarks.json")
     options = parser.parse_args()
-    try:
-        figures = run(options)
-    except (CannotBuild, Failed, NoLoad) as error:
-        say(str(error))
-        return 1
+    figures = run(options)
     print(as_text(figures))
     for file in [*([options.json] if options.json else []), *([DATA] if options.write else [])]:
         file.write_text(as_json(figures))
     if options.write:
-        kept = DOCUMENT.read_text().partition(MARK)[0]
-        DOCUMENT.write_text(f"{kept}{MARK}\n{figures.machine}; revision {figures.revision}.\n\n{as_text(figures)}")
+        write(MARK, as_text(figures))
     return 0
 
 

@@ -77,7 +77,7 @@ def throughput(
         found: dict[str, list[Throughput]] = {stack.name: [] for stack in stacks}
         for _ in range(rounds):
             for stack in stacks:
-                found[stack.name].append(_turn(stack, count, seconds))
+                found[stack.name].append(turn(stack, count, seconds))
         for name, turns in found.items():
             median = _median(turns)
             say(
@@ -88,7 +88,8 @@ def throughput(
     return measured
 
 
-def _turn(stack: Stack, connections: int, seconds: int, customers: int = CUSTOMERS) -> Throughput:
+def turn(stack: Stack, connections: int, seconds: int, customers: int = CUSTOMERS) -> Throughput:
+    """Drives a stack once, and waits until what follows is done. Raises Failed, NoLoad."""
     before = {name: cpu_s(pid) for name, pid in stack.pids().items()}
     seen = load.drive(stack.address, connections=connections, seconds=seconds, customers=customers)
     answered = time.monotonic()
@@ -151,7 +152,7 @@ def growth(
         # They differ by a few percent, and the machine's pace by more: shorter turns, each first as often as the other.
         for number in range(4 * rounds):
             for souk in souks if number % 2 == 0 else reversed(souks):
-                turns[souk.name].append(_turn(souk, GROWTH_CONNECTIONS, max(1, seconds // 4), GROWTH_CUSTOMERS))
+                turns[souk.name].append(turn(souk, GROWTH_CONNECTIONS, max(1, seconds // 4), GROWTH_CUSTOMERS))
                 pages[souk.name].append(_page_ms(souk))
         for souk in souks:
             souk.audit()

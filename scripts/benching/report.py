@@ -1,7 +1,7 @@
 """Figures as text for people and for machines."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from benching.measures import Growth, Memory, Throughput
@@ -43,35 +43,37 @@ def targets(figures: Figures) -> Iterator[Target]:
     bare, sqlite, postgresql = (found.get((name, 64)) for name in ("bare", "sqlite", "postgresql"))
     if bare and sqlite:
         ratio = sqlite.per_second / bare.per_second
-        yield _at_least("Souk on SQLite, 64 connections: orders a second ÷ the bare stack's", 2.0, ratio)
-        yield _at_most("64 connections: p99 ÷ the bare stack's", 1.5, sqlite.p99_ms / bare.p99_ms)
+        yield at_least("Souk on SQLite, 64 connections: orders a second ÷ the bare stack's", 2.0, ratio)
+        yield at_most("64 connections: p99 ÷ the bare stack's", 1.5, sqlite.p99_ms / bare.p99_ms)
     alone = found.get(("bare", 1)), found.get(("sqlite", 1))
     if alone[0] and alone[1]:
-        yield _at_most("one connection: median ÷ the bare stack's", 1.6, alone[1].p50_ms / alone[0].p50_ms)
+        yield at_most("one connection: median ÷ the bare stack's", 1.6, alone[1].p50_ms / alone[0].p50_ms)
     if sqlite and postgresql:
         ratio = postgresql.per_second / sqlite.per_second
-        yield _at_least("Souk on PostgreSQL ÷ Souk on SQLite: orders a second", 0.7, ratio)
+        yield at_least("Souk on PostgreSQL ÷ Souk on SQLite: orders a second", 0.7, ratio)
     if figures.growth:
         few, *_, many = figures.growth
         what = f"{many.stored:,} orders stored ÷ {few.stored:,}"
-        yield _at_most(f"{what}: processor time of an order", 1.1, many.cpu_s / few.cpu_s)
-        yield _at_most(f"{what}: time of a page of orders", 1.1, many.page_ms / few.page_ms)
+        yield at_most(f"{what}: processor time of an order", 1.1, many.cpu_s / few.cpu_s)
+        yield at_most(f"{what}: time of a page of orders", 1.1, many.page_ms / few.page_ms)
     if figures.memory:
         last = figures.memory[-1]
         most = max(last.rss_mb[name] for name in RSS_PROCESSES)
-        yield _at_most(f"RSS of a gRPC service after {last.orders:,} orders, the largest (MB)", 90, most)
+        yield at_most(f"RSS of a gRPC service after {last.orders:,} orders, the largest (MB)", 90, most)
         half = next(each for each in figures.memory if each.orders >= last.orders / 2)
         grown = max(last.rss_mb[name] / half.rss_mb[name] for name in RSS_PROCESSES)
-        yield _at_most(f"the same ÷ the RSS after {half.orders:,} orders", 1.05, grown)
+        yield at_most(f"the same ÷ the RSS after {half.orders:,} orders", 1.05, grown)
     if figures.start_ms:
-        yield _at_most("exec to SERVING, the slowest service (ms)", 500, max(figures.start_ms.values()))
+        yield at_most("exec to SERVING, the slowest service (ms)", 500, max(figures.start_ms.values()))
 
 
-def _at_least(what: str, asked: float, reached: float) -> Target:
+def at_least(what: str, asked: float, reached: float) -> Target:
+    """Met by so much or more."""
     return Target(what, f"at least {asked:g}", reached, reached >= asked)
 
 
-def _at_most(what: str, asked: float, reached: float) -> Target:
+def at_most(what: str, asked: float, reached: float) -> Target:
+    """Met by so much or less."""
     return Target(what, f"at most {asked:g}", reached, reached <= asked)
 
 
@@ -87,15 +89,9 @@ def as_text(figures: Figures) -> str:
 
 
 def _sections(figures: Figures) -> Iterator[str]:
-    yield from _table(
-        ("measure", "target", "result", "met"),
-        [
-            (each.what, each.asked, f"{each.reached:.2f}", "yes" if each.is_met else "**no**")
-            for each in targets(figures)
-        ],
-    )
+    yield from target_rows(targets(figures))
     if figures.throughput:
-        yield from _table(
+        yield from table(
             ("stack", "connections", "orders/s", "p50 ms", "p99 ms", "settled after, s"),
             [
                 (
@@ -111,7 +107,7 @@ def _sections(figures: Figures) -> Iterator[str]:
         )
         names = list(dict.fromkeys(name for each in figures.throughput for name in each.cpu_s))
         yield "Processor seconds per 1,000 orders, and megabytes of RSS:\n"
-        yield from _table(
+        yield from table(
             ("stack", "connections", *names, "all"),
             [
                 (
@@ -124,7 +120,7 @@ def _sections(figures: Figures) -> Iterator[str]:
             ],
         )
     if figures.growth:
-        yield from _table(
+        yield from table(
             ("orders stored", "orders/s, 64 connections", "CPU s per 1,000 orders", "a page of 50 orders, ms"),
             [
                 (f"{each.stored:,}", f"{each.per_second:.0f}", f"{each.cpu_s:.2f}", f"{each.page_ms:.2f}")
@@ -133,12 +129,18 @@ def _sections(figures: Figures) -> Iterator[str]:
         )
     if figures.memory:
         names = list(figures.memory[0].rss_mb)
-        yield from _table(
+        yield from table(
             ("RSS in MB after orders", *names),
             [(f"{each.orders:,}", *(f"{each.rss_mb[name]:.1f}" for name in names)) for each in figures.memory],
         )
     if starts := list(_starts(figures)):
-        yield from _table(("start", "ms"), starts)
+        yield from table(("start", "ms"), starts)
+
+
+def target_rows(found: Iterable[Target]) -> Iterator[str]:
+    """The table of what is asked for and what was reached."""
+    rows = [(each.what, each.asked, f"{each.reached:.2f}", "yes" if each.is_met else "**no**") for each in found]
+    yield from table(("measure", "target", "result", "met"), rows)
 
 
 def _starts(figures: Figures) -> Iterator[tuple[str, str]]:
@@ -151,6 +153,7 @@ def _starts(figures: Figures) -> Iterator[tuple[str, str]]:
         yield f"{service} in a container: start of its process to SERVING", f"{start.process_ms:.0f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table in Markdown."""
     yield from (f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
     yield ""

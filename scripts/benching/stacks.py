@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from releasing.ledger import ROOT
@@ -21,7 +22,11 @@ from benching.load import ITEMS
 BACKENDS = ("reservations", "loyalty", "orders")
 """In the order in which an order comes to them."""
 CUSTOMERS = 1_000
+SCARCE = 10
+"""Items that `Souk.stock` may stock."""
 PIECES, POINTS = 10**9, 10**9
+_CAPS = {"SOUK_MAX_CONNECTIONS": "10000", "SOUK_MAX_CONNECTIONS_PER_ADDRESS": "10000"}
+"""All clients of a benchmark come from one address."""
 _READY_S, _SETTLED_S = 60, 300
 _POLL_S = 0.02
 _BARE = ROOT / "tests/benchmarks/bare.py"
@@ -91,9 +96,11 @@ class Souk:
         data: Path,
         urls: Mapping[str, str] | None = None,
         others: Mapping[str, int] | None = None,
+        *,
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`urls` are those of the databases, SQLite files in `data` if there are none; `others` are processes that
-        work for it as well. Raises Failed."""
+        work for it as well; `settings` are added to the environment of all. Raises Failed."""
         self.name = name
         self._others = others or {}
         self.urls = urls or {each: f"sqlite:///{data / each}.db" for each in BACKENDS}
@@ -102,12 +109,10 @@ class Souk:
         targets = {each: addresses[each] for each in BACKENDS}
         self._processes: dict[str, Process] = {}
         for each in (*BACKENDS, "gateway"):
-            settings = {"SOUK_LOG_LEVEL": "info"}
+            environment = {"SOUK_LOG_LEVEL": "info", **_CAPS, **settings}
             if each in self.urls:
-                settings[f"SOUK_{each.upper()}_DATABASE_URL"] = self.urls[each]
-            else:  # the load comes from one address, with more connections than one address may have
-                settings["SOUK_MAX_CONNECTIONS_PER_ADDRESS"] = "1000"
-            self._processes[each] = Process(tree[each], addresses[each], data, targets, settings)
+                environment[f"SOUK_{each.upper()}_DATABASE_URL"] = self.urls[each]
+            self._processes[each] = Process(tree[each], addresses[each], data, targets, environment)
         with ExitStack() as undo:
             undo.callback(self.stop)
             for each in BACKENDS:
@@ -126,12 +131,21 @@ class Souk:
 
     def fill(self) -> None:
         """Items and customers, so many of each that nothing runs out."""
-        connection = HTTPConnection(self.address)
-        items = {f"/v1/items/item-{n}": {"name": "Tea", "unit_price": 450, "on_hand": PIECES} for n in range(ITEMS)}
+        self.stock({f"item-{n}": PIECES for n in range(ITEMS)})
         customers = {
             f"/v1/customers/c-{n}": {"name": "Amina", "tier": "gold", "points": POINTS} for n in range(CUSTOMERS)
         }
-        for path, body in {**items, **customers}.items():
+        self._put(customers)
+
+    def stock(self, pieces: Mapping[str, int]) -> None:
+        """Items, with so many pieces of each."""
+        self._put(
+            {f"/v1/items/{sku}": {"name": "Tea", "unit_price": 450, "on_hand": count} for sku, count in pieces.items()}
+        )
+
+    def _put(self, bodies: Mapping[str, Mapping[str, object]]) -> None:
+        connection = HTTPConnection(self.address)
+        for path, body in bodies.items():
             connection.request("PUT", path, json.dumps(body), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             content = answer.read()

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from releasing import version
-from releasing.build import CACHE, TOOLS_LOCK, CannotBuild, build, built, git, sha256, time_of
+from releasing.build import CACHE, TOOLS_LOCK, CannotBuild, build, built, checkout, git, sha256, time_of
 from releasing.ledger import ROOT, SERVICES, Ledger, Release, folder
 
 Age = Literal["old", "new"]
@@ -57,6 +57,34 @@ def of_tree() -> Mapping[str, Installed]:
     """Of each service the new version. Raises CannotBuild."""
     contracts = wheel_of_tree("contracts")
     return {service: _new(service, contracts) for service in SERVICES}
+
+
+def of_revision(revision: str) -> Mapping[str, Installed]:
+    """Of each service the version at a revision of this repository. Raises CannotBuild."""
+    commit = git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    contracts = _wheel_of(commit, "contracts")
+    found = {}
+    for service in SERVICES:
+        lock = git("cat-file", "blob", f"{commit}:{folder(service)}/requirements.lock") + "\n"
+        python = _environment(service, lock, [_wheel_of(commit, service), contracts])
+        found[service] = Installed(service, "old", _called(commit, service), python, commit)
+    return found
+
+
+def _called(commit: str, package: str) -> str:
+    """As this tree is called, so that it may work on the same schema; but which revision it is."""
+    return f"{version.of_tree(package).text.partition('+')[0]}+g{commit[:7]}"
+
+
+def _wheel_of(commit: str, package: str) -> Path:
+    called = _called(commit, package)
+
+    def make(place: Path) -> None:
+        with checkout(commit, folder(package), *BUILT_WITH) as tree:
+            build(tree, package, time_of(commit), place, called)
+
+    (wheel,) = _made(f"commit-{package}-{called}-{commit[:12]}", make).glob("*.whl")
+    return wheel
 
 
 def wheel_of_tree(package: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Protocol
 from souk_gateway.errors import Unavailable
 from souk_gateway.exchange import Exchange
 from souk_gateway.models import OrderRequest
-from souk_gateway.saga import Decision
+from souk_gateway.saga import Decision, Saga
 
 _FULL = "as many orders are being placed as can be finished in time, so this one was not begun; try again in a moment"
 _PAUSED = "earlier orders must be finished first, so this one was not begun; try again in a moment"
@@ -20,7 +20,9 @@ _MAX_PAUSE_MS = 1000
 
 
 class Placing(Protocol):
-    """What `Saga.place` is."""
+    """What `Admission` is to those who place orders."""
+
+    def check(self) -> None: ...
 
     async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange, besides: str = "") -> Decision: ...
 
@@ -31,7 +33,7 @@ class Admission:
     When a pause is over, one order goes first. What becomes of it says whether the others may follow.
     """
 
-    def __init__(self, saga: Placing, *, max_under_way: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, saga: Saga, *, max_under_way: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._saga = saga
         self._max_under_way = max_under_way
         self._clock = clock
@@ -42,7 +44,9 @@ class Admission:
 
     async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange, besides: str = "") -> Decision:
         """See `Saga.place`. Raises `Unavailable` (OVERLOADED) for an order that is not begun."""
-        self._check()
+        self.check()
+        if self._pause_s:
+            self._paused_until = self._clock() + self._pause_s  # this one goes first
         self._under_way += 1
         try:
             decision = await self._saga.place(wanted, key, exchange, besides)
@@ -56,14 +60,12 @@ class Admission:
             self._hear(decision.pause_ms)
         return decision
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises `Unavailable` (OVERLOADED) where no order may be begun now. Cheap, for before a request is read."""
         if self._under_way >= self._max_under_way:
             raise Unavailable(_FULL, reason="OVERLOADED")
-        if self._pause_s:
-            now = self._clock()
-            if now < self._paused_until:
-                raise Unavailable(_PAUSED, reason="OVERLOADED")
-            self._paused_until = now + self._pause_s  # this one goes first
+        if self._pause_s and self._clock() < self._paused_until:
+            raise Unavailable(_PAUSED, reason="OVERLOADED")
 
     def _hear(self, pause_ms: int) -> None:
         self._pause_s = min(max(pause_ms, 0), _MAX_PAUSE_MS) / 1000

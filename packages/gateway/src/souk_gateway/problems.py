@@ -4,6 +4,7 @@ Source: RFC 9457. `type` is a path of this gateway that explains the reason, and
 members name what the problem is about, such as the SKU.
 """
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ class Kind:
     advice: str
     """What the page at `type` says: when it happens, and what to do."""
     retry_after_s: int | None = None
+    spread_s: int = 0
+    """How much later than that clients are told to come, at random, so that they do not all come at once."""
     status_in_path: int | None = None
     """The status to use instead when the request's path, not its body, names what is unknown."""
     headers: Mapping[str, str] | None = None
@@ -177,7 +180,7 @@ _KINDS = (
     # It passes by itself.
     Kind("UNAVAILABLE", 503, "A service does not answer", _AGAIN, retry_after_s=1),
     Kind("STORAGE_UNAVAILABLE", 503, "A database does not answer", _AGAIN, retry_after_s=1),
-    Kind("OVERLOADED", 503, "Too much to do at once", _AGAIN, retry_after_s=1),
+    Kind("OVERLOADED", 503, "Too much to do at once", _AGAIN, retry_after_s=1, spread_s=3),
     Kind("HOLD_EXPIRING", 503, "The order took too long", _AGAIN, retry_after_s=1),
     Kind(
         "OUTCOME_UNKNOWN",
@@ -260,5 +263,6 @@ def problem(
         members[name] = int(value) if key in _NUMBERS and value.isdecimal() else value
     answer = Response(_encode(members), status, {**(kind.headers or {}), **(headers or {})}, MEDIA_TYPE)
     if kind.retry_after_s is not None:
-        answer.headers["Retry-After"] = str(kind.retry_after_s)
+        later_s = random.randint(0, kind.spread_s) if kind.spread_s else 0  # noqa: S311 (no secret)
+        answer.headers["Retry-After"] = str(kind.retry_after_s + later_s)
     return answer

@@ -144,6 +144,7 @@ class Resources:
         exchange_of(request).pins = wanted
 
     async def place_order(self, request: Request) -> Response:
+        self._placing.check()  # first: what is refused must cost little
         key, wait_s = idempotency_key(request), preferred_wait_s(request)
         wanted = body(request, _order_decoder)
         exchange = exchange_of(request)
