@@ -7,7 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from benching import compare, overload
+from benching.__main__ import DOCUMENT, MARK, write
+from benching.compare import Comparison, interval
+from benching.crowd import Seen, counts
 from benching.measures import Growth, Memory, Throughput
+from benching.overload import Overload
 from benching.report import Figures, as_json, as_text, targets
 from benching.stacks import BACKENDS, audit
 from benching.starts import ContainerStart, containers
@@ -123,3 +128,105 @@ def test_it_measures_starts_and_leaves_nothing_behind(tmp_path: Path) -> None:
         for kind in (["container", "ls", "--all"], ["volume", "ls"]):
             listed = ["docker", *kind, "--quiet", "--filter=name=souk-bench-"]
             assert subprocess.run(listed, capture_output=True, text=True, check=True).stdout == ""
+
+
+OVERLOAD = Overload(
+    2000,
+    120.0,
+    {64: 900.0, 256: 1000.0},
+    {"201": 108_000, "503": 84_000, "409": 12},
+    900.0,
+    280.0,
+    520.0,
+    0.97,
+    140.0,
+    0.94,
+    0,
+    2.5,
+    0.4,
+    0,
+)
+
+
+def test_figures_under_overload_stand_beside_what_is_asked_for() -> None:
+    assert [(round(each.reached, 2), each.is_met) for each in OVERLOAD.targets()] == [
+        (0, True),
+        (2.5, True),
+        (0.97, True),
+        (0.94, False),
+        (0.52, True),
+        (0.4, True),
+        (0.9, True),
+    ]
+    assert "| 2,000 | 900 | 280 | 520 | 12 × 409, 84,000 × 503 |" in OVERLOAD.text()
+
+
+def test_what_a_crowd_saw_is_counted_by_status() -> None:
+    seen = Seen(2.0, 0.0, 0, {"201": [1.0, 2.0, 3.0, 400.0], "503": [99.0, 100.0, 101.0, 102.0]}, ["k"])
+    assert seen.per_second("201") == 2
+    assert seen.within("503", 100) == 0.5
+    assert seen.within("409", 100) == 1
+    assert (seen.percentile_ms("201", 50), seen.percentile_ms("201", 99)) == (3.0, 400.0)
+    assert counts(seen) == {"201": 4, "503": 4}
+
+
+def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
+    assert interval([1.0]) == (1.0, 1.0)
+    assert interval([1.0, 2.0, 3.0]) == (1.0, 3.0)
+    assert interval([float(n) for n in range(1, 11)]) == (2.0, 9.0)  # P = 1 - 2 * 11 / 1024
+    low, high = interval([float(n) for n in range(1, 41)])
+    assert (low, high) == (14.0, 27.0)  # as tables of the sign test have it
+    comparison = Comparison("abc", [1.0, 2.0, 1.0], [1.1, 2.0, 1.02])
+    assert [(round(each.reached, 2), each.is_met) for each in comparison.targets()] == [(1.02, True)]
+    assert "| ratio | 1.020 | 1.000 to 1.100 |" in comparison.text()
+
+
+def test_each_kind_of_figures_has_its_place_in_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = tmp_path / "benchmarks.md"
+    document.write_text(DOCUMENT.read_text())
+    monkeypatch.setattr("benching.__main__.DOCUMENT", document)
+    before = document.read_text()
+    for mark in (MARK, overload.MARK, compare.MARK):
+        write(mark, f"figures of {mark}")
+        assert document.read_text().count("<!-- end of what is written -->") == 3
+        assert f"figures of {mark}" in document.read_text()
+    for title in ("## How it is measured", "## Under more load", "## Beside another revision"):
+        assert before.count(title) == document.read_text().count(title) == 1
+
+
+@pytest.mark.timeout(600)
+def test_it_measures_overload(tmp_path: Path) -> None:
+    sizes = ["--connections", "400", "--seconds", "3", "--below", "8", "16", "--below-seconds", "1"]
+    command = ["scripts/bench", "overload", *sizes, "--json", str(tmp_path / "found.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["cancelled"] == found["lost"] == 0
+    assert set(found["below"]) == {"8", "16"}
+    assert found["answers"]["201"] > 0
+    assert found["answers"]["503"] > 0  # 400 clients are more than the gateway serves at a time
+    assert found["unavailable_without_trace"] > 0.5
+    assert done.stdout.count("| 400 |") == 1
+
+
+@pytest.mark.wrk
+@pytest.mark.timeout(600)
+def test_it_compares_with_another_revision(tmp_path: Path) -> None:
+    command = ["scripts/bench", "compare", "HEAD", "--rounds", "2", "--seconds", "1"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "found.json")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found["old"]) == len(found["new"]) == 2
+    assert min(*found["old"], *found["new"]) > 0
+    assert "| this tree |" in done.stdout
+
+
+def test_a_revision_that_there_is_not_is_said() -> None:
+    done = subprocess.run(
+        ["scripts/bench", "compare", "no-such-revision"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "no-such-revision" in done.stderr
+    assert "Traceback" not in done.stderr

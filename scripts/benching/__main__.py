@@ -27,7 +27,7 @@ from skewing.installed import of_tree
 from skewing.processes import Failed
 
 from benching import compare, measures, overload, starts
-from benching.load import NoLoad
+from benching.load import NoLoad, number
 from benching.report import Figures, as_json, as_text
 from benching.stacks import BACKENDS, Bare, Souk, Stack
 from conftest import PostgreSQL
@@ -117,14 +117,6 @@ def run(options: argparse.Namespace) -> Figures:
             growth = measures.growth(of_tree(), folder, stored, options.seconds, options.rounds, say)
     revision = git("describe", "--always", "--dirty").strip()
     return Figures(machine(), revision, throughput, memory, growth, start, up_ms, containers)
-
-
-def number(text: str) -> int:
-    """Raises ValueError."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def write(mark: str, text: str) -> None:

@@ -20,6 +20,7 @@ from releasing.build import CACHE
 from skewing.installed import of_revision, of_tree
 
 from benching import load
+from benching.load import number
 from benching.measures import turn
 from benching.report import Target, at_most, table, target_rows
 from benching.stacks import CUSTOMERS, Souk
@@ -82,8 +83,8 @@ def main(arguments: Sequence[str], say: Say) -> Comparison:
         "bench compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("revision", help="what to compare with, as git names it")
-    parser.add_argument("--rounds", type=int, default=40, metavar="N", help="turns of each (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=4, metavar="S", help="length of a turn (%(default)s)")
+    parser.add_argument("--rounds", type=number, default=40, metavar="N", help="turns of each (%(default)s)")
+    parser.add_argument("--seconds", type=number, default=4, metavar="S", help="length of a turn (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as JSON")
     parser.add_argument("--write", action="store_true", help="write the table in docs/benchmarks.md")
     options = parser.parse_args(arguments)

@@ -83,3 +83,11 @@ def drive(address: str, *, connections: int, seconds: int, customers: int) -> Lo
     if errors or not orders:
         raise NoLoad(f"{errors} of {orders} orders got an unexpected answer:\n{done.stdout}")
     return Load(orders, duration_us / 1e6, p50_us / 1e3, p99_us / 1e3)
+
+
+def number(text: str) -> int:
+    """A whole number above 0, as an option has it. Raises ValueError."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

@@ -26,6 +26,7 @@ from skewing.installed import of_tree
 from skewing.processes import Failed
 
 from benching.crowd import Seen, counts, crowd
+from benching.load import number
 from benching.report import Target, at_least, at_most, table, target_rows
 from benching.stacks import SCARCE, Souk
 from souk_gateway.saga import CALLER, order_id_of
@@ -221,11 +222,13 @@ def main(arguments: Sequence[str], say: Say) -> Overload:
     parser = argparse.ArgumentParser(
         "bench overload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--connections", type=int, default=2000, metavar="N", help="clients (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=120, metavar="S", help="length of the load (%(default)s)")
+    parser.add_argument("--connections", type=number, default=2000, metavar="N", help="clients (%(default)s)")
+    parser.add_argument("--seconds", type=number, default=120, metavar="S", help="length of the load (%(default)s)")
     below = (64, 128, 256, 512)
-    parser.add_argument("--below", nargs="+", type=int, default=below, metavar="N", help="clients that Souk can serve")
-    parser.add_argument("--below-seconds", type=float, default=15, metavar="S", help="length of each (%(default)s)")
+    parser.add_argument(
+        "--below", nargs="+", type=number, default=below, metavar="N", help="clients that Souk can serve"
+    )
+    parser.add_argument("--below-seconds", type=number, default=15, metavar="S", help="length of each (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as JSON")
     parser.add_argument("--write", action="store_true", help="write the table in docs/benchmarks.md")
     options = parser.parse_args(arguments)

@@ -47,7 +47,7 @@ class Settings:
     """Whether an order fails while loyalty is away, or is placed without a discount."""
     deadline_s: float = 5.0
     """How long a request may take, all its calls together."""
-    max_orders_under_way: int = 512
+    max_orders_under_way: int = 256
     """How many orders are placed at the same time; the others are told to come back."""
     log_level: str = "info"
     limits: Limits = field(default_factory=Limits)
