@@ -25,7 +25,7 @@ ID = re.compile(ID_PATTERN)
 ID_WANTED = f"{KNOWN_ID_WANTED}, but not . or .."
 # What a text may not have, after RFC 9839: controls but tabs and line breaks, and what Unicode calls noncharacters.
 # A name is shown among other texts, so it may neither break a line nor turn the direction of what follows it (Unicode's
-# Bidi_Control), and has something to be seen. See docs/adr/0015-narrowing.md.
+# Bidi_Control), and has something to be seen. See docs/adr/0016-narrowing.md.
 _NO_CHARACTERS = r"\ufdd0-\ufdef\ufffe\uffff"
 _BLANKS = r" \u00a0\u1680\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff"
 NAME_PATTERN = (
