@@ -98,6 +98,15 @@ async def test_a_note_is_part_of_the_request_that_a_key_is_for(client: httpx.Asy
     assert_problem(await client.post("/v1/orders", json=TEA, headers=key), 422, "key-reused")
 
 
+async def test_the_order_of_the_lines_is_part_of_the_request_that_a_key_is_for(client: httpx.AsyncClient) -> None:
+    lines = [{"sku": "tea", "quantity": 1}, {"sku": "demo", "quantity": 1}]
+    key = {"Idempotency-Key": "K"}
+    first = await client.post("/v1/orders", json={**TEA, "lines": lines}, headers=key)
+    assert first.status_code == 201
+    answer = await client.post("/v1/orders", json={**TEA, "lines": lines[::-1]}, headers=key)
+    assert_problem(answer, 422, "key-reused")
+
+
 async def test_what_a_service_before_1_1_does_not_keep_is_not_in_the_answer(
     client: httpx.AsyncClient, shop: Shop
 ) -> None:
