@@ -47,6 +47,16 @@ def test_a_customer_whose_points_are_below_zero_can_change_the_tier(rest: httpx.
 
 
 @pytest.mark.needs(gateway="1.2.0", reservations="1.2.0")
+def test_an_order_that_costs_more_than_can_be_counted_is_refused_and_nothing_stays_held(rest: httpx.Client) -> None:
+    customer = put_customer(rest)
+    lamps = [put_item(rest, on_hand=10**9, unit_price=10**9) for _ in range(10)]
+    refused(order(rest, customer, dict.fromkeys(lamps, 10**6), key=str(uuid4())), 409, "limit-exceeded")
+    assert {rest.get(f"/v1/items/{lamp}").json()["held"] for lamp in lamps} == {0}
+    most = placed(order(rest, customer, dict.fromkeys(lamps[:9], 10**6)))
+    assert most["subtotal"] == 9 * 10**15
+
+
+@pytest.mark.needs(gateway="1.2.0", reservations="1.2.0")
 def test_a_restock_with_a_key_adds_its_pieces_once(rest: httpx.Client) -> None:
     tea, key = put_item(rest, on_hand=10), {"Idempotency-Key": str(uuid4())}
     path = f"/v1/items/{tea}/restock"

@@ -29,7 +29,7 @@ async def test_no_statement_reads_through_a_whole_table(
     order_id = new_id()
     plans = plans_of(Session)
     await storage.execute([PlaceHold(order_id, "c-7", 1000, 1, ttl_us=10)])
-    await storage.execute([Confirm(order_id, "c-7", 1, 1)])
+    await storage.execute([Confirm(order_id, "c-7", 1, 1), PlaceHold(new_id(), "c-8", 10**15, 0, ttl_us=10)])
     await storage.execute([Release(order_id), PutAccount("c-new", "Customer", Tier.SILVER, 60)])
     await storage.execute([ExpireDue(100)])
     await storage.accounts("c-5", 10)

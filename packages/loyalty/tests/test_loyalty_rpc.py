@@ -178,6 +178,10 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: L
             stub.put_account(PutAccountRequest(customer_id="ada", name="Ada", tier=Tier.GOLD, points=29)),
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
+        "LIMIT_EXCEEDED": (
+            stub.hold(HoldRequest(order_id=str(uuid.uuid4()), customer_id="ada", subtotal=2**53)),
+            grpc.StatusCode.FAILED_PRECONDITION,
+        ),
         "PRECONDITION_FAILED": (
             stub.put_account(replace(ADA, points=-1, edit=AccountEdit(must_be_new=True))),
             grpc.StatusCode.FAILED_PRECONDITION,

@@ -244,13 +244,19 @@ async def test_what_is_out_of_range_is_refused_by_name(stub: OrdersStub, call: C
 
 
 async def test_the_largest_order_there_may_be_is_taken(stub: OrdersStub) -> None:
-    lines = [
-        OrderLine(sku=f"{n:064}", name="茶" * 200, quantity=1_000_000, unit_price=1_000_000_000) for n in range(100)
-    ]
-    zeros = {"discount_percent": 0, "discount": 0, "points_redeemed": 10**17, "points_earned": 10**15}
+    lines = [OrderLine(sku=f"{n:064}", name="茶" * 200, quantity=1_000_000, unit_price=90_000_000) for n in range(100)]
+    zeros = {"discount_percent": 0, "discount": 0, "points_redeemed": 9 * 10**15, "points_earned": 10**15}
     order = (await stub.create(create(lines=lines, note="茶" * 500, **zeros))).order
     assert order is not None
-    assert (order.subtotal, order.total, order.lines, order.note) == (10**17, 0, lines, "茶" * 500)
+    assert (order.subtotal, order.total, order.lines, order.note) == (9 * 10**15, 0, lines, "茶" * 500)
+
+
+async def test_an_order_that_costs_more_than_can_be_counted_is_refused(stub: OrdersStub) -> None:
+    lines = [OrderLine(sku=f"{n}", name="T", quantity=1_000_000, unit_price=10**9) for n in range(9)]
+    rest = OrderLine(sku="rest", name="T", quantity=740_992, unit_price=10_000_000)
+    zeros = {"discount_percent": 0, "discount": 0, "points_redeemed": 0, "points_earned": 0}
+    refusal = await refused(stub.create(create(lines=[*lines, rest], **zeros)))
+    assert (refusal.reason, refusal.metadata) == ("INVALID_ARGUMENT", {"field": "lines"})
 
 
 async def test_lists_are_filtered_by_customer_and_status(stub: OrdersStub) -> None:

@@ -102,6 +102,9 @@ async def test_an_order_goes_its_way(stub: ReservationsStub) -> None:
 async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: ReservationsStub) -> None:
     await stub.put_item(PutItemRequest(sku="tea", name="Tea", unit_price=450, on_hand=3))
     other = str(uuid.uuid4())
+    expensive = [Line(sku=f"lamp-{n}", quantity=1_000_000) for n in range(10)]
+    for line in expensive:
+        await stub.put_item(PutItemRequest(sku=line.sku, name="Lamp", unit_price=10**9, on_hand=10**9))
     await stub.reserve(ReserveRequest(order_id=ORDER, lines=TWO_TEAS))
     await stub.release(ReleaseRequest(order_id=other))
     await stub.restock_item(RestockItemRequest(sku="tea", once=RestockOnce(request_id=other, quantity=1)))
@@ -133,6 +136,10 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: R
         ),
         "ON_HAND_ABOVE_LIMIT": (
             stub.restock_item(RestockItemRequest(sku="tea", quantity=1_000_000_000)),
+            grpc.StatusCode.FAILED_PRECONDITION,
+        ),
+        "LIMIT_EXCEEDED": (
+            stub.reserve(ReserveRequest(order_id=str(uuid.uuid4()), lines=expensive)),
             grpc.StatusCode.FAILED_PRECONDITION,
         ),
         "PRECONDITION_FAILED": (

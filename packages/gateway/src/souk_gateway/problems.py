@@ -114,6 +114,13 @@ _KINDS = (
         "Too many points redeemed",
         "One point pays one minor unit of the currency. Redeem at most `payable`, what is to pay after the discount.",
     ),
+    Kind(
+        "LIMIT_EXCEEDED",
+        409,
+        "Number too large",
+        "A number would be above 9,007,199,254,740,991, up to which every reader of JSON knows whole numbers: what the "
+        "order costs, the customer's points with those that orders will earn, or the pieces of an item.",
+    ),
     # Idempotency.
     Kind(
         "KEY_REUSED",

@@ -24,6 +24,11 @@ from souk_loyalty.rules import Tier
 
 MAX_POINTS = 1_000_000_000_000
 """That a put may give an account, and an order redeem."""
+MAX_NUMBER = 2**53 - 1
+"""Above it, readers of JSON round whole numbers. No sum that Souk keeps or shows may pass it."""
+_FEW = 1_000_000
+_MANY = 2**52
+_SPARE = 2**40
 
 
 class DomainError(Exception):
@@ -123,6 +128,13 @@ class PreconditionFailed(DomainError):
         )
 
 
+class LimitExceeded(DomainError):
+    """A sum would pass MAX_NUMBER."""
+
+    def __init__(self, what: str, number: int, **about: object) -> None:
+        super().__init__(f"{what} would be {number}, but may be at most {MAX_NUMBER}", **about)
+
+
 class UnknownHold(DomainError):
     """There is no hold under this order id."""
 
@@ -212,16 +224,30 @@ class JournalEntry(NamedTuple):
     points: int
 
 
+def counts_pending(account: Account, earned: int) -> bool:
+    """Whether an order that earns so many points must be counted together with all that are held.
+
+    It is not where that is far from MAX_NUMBER, as for almost every order: it takes another statement. While others
+    are held, the orders that are not counted would have to be a million, of a hundred million minor units each, to earn
+    what is spared for them.
+    """
+    return earned > _FEW or account.points > _MANY
+
+
 class Ledger:
     """The accounts and holds that a transaction is about, and what may be done to them.
 
     It holds every account and hold that the calls name, and the accounts of those holds; an account that is not there
-    does not exist. A call that raises has changed nothing.
+    does not exist. `pending` are the points that the held orders of a customer will earn, of each for whom it
+    `counts_pending`. A call that raises has changed nothing.
     """
 
-    def __init__(self, accounts: Mapping[str, Account], holds: Mapping[str, Hold]) -> None:
+    def __init__(
+        self, accounts: Mapping[str, Account], holds: Mapping[str, Hold], pending: Mapping[str, int] | None = None
+    ) -> None:
         self.accounts = dict(accounts)
         self.holds = dict(holds)
+        self._pending = dict(pending or {})
         self.journal: list[JournalEntry] = []
 
     def place_hold(
@@ -229,7 +255,7 @@ class Ledger:
     ) -> Hold:
         """Quotes the discount by today's tier, and holds the points until `expires_at_us`.
 
-        Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints, HeldByOthers.
+        Raises Busy, Settled, UnknownCustomer, RedeemExceedsTotal, InsufficientPoints, HeldByOthers, LimitExceeded.
         """
         row = self.holds.get(order_id)
         if row is not None and row.state in (State.CONFIRMED, State.CLOSED):
@@ -240,7 +266,7 @@ class Ledger:
             held = row._replace(expires_at_us=expires_at_us)
         else:
             held = self._quote(order_id, customer_id, subtotal, redeem_points, expires_at_us, now_us)
-            self._change(customer_id, held=redeem_points)
+            self._change(customer_id, held=redeem_points, pending=held.points_earned)
         self.holds[order_id] = held
         return held
 
@@ -251,14 +277,17 @@ class Ledger:
             return None
         if row.state is State.CLOSED:
             return Settled(order_id, row.state)
-        promised = 0
+        promised = earning = 0
         if row.state is State.HELD:
-            self._change(row.customer_id, held=-row.points_redeemed)
+            self._drop(row)
             # A hold is a promise, also where points were taken back meanwhile and the balance goes negative for it.
-            promised = row.points_redeemed if row.customer_id == customer_id else 0
+            if row.customer_id == customer_id:
+                promised, earning = row.points_redeemed, row.points_earned
         try:
             self._check_available(customer_id, points_redeemed, promised)
-        except (UnknownCustomer, InsufficientPoints) as refusal:
+            if points_earned > earning:
+                self._check_room(customer_id, points_earned)
+        except (UnknownCustomer, InsufficientPoints, LimitExceeded) as refusal:
             self.holds[order_id] = row._replace(state=State.CLOSED)
             return refusal
         self._change(customer_id, points=points_earned - points_redeemed)
@@ -274,7 +303,7 @@ class Ledger:
         """Drops the hold, or gives back what was redeemed and takes back what was earned; closes it for ever."""
         row = self.holds.get(order_id) or Hold(order_id, State.EXPIRED)
         if row.state is State.HELD:
-            self._change(row.customer_id, held=-row.points_redeemed)
+            self._drop(row)
         elif row.state is State.CONFIRMED:
             self._change(row.customer_id, points=row.points_redeemed - row.points_earned)
         self.holds[order_id] = row._replace(state=State.CLOSED)
@@ -283,7 +312,7 @@ class Ledger:
         """Ends the holds whose time has passed; gives how many."""
         due = [row for row in self.holds.values() if row.state is State.HELD and row.expires_at_us <= now_us]
         for row in due:
-            self._change(row.customer_id, held=-row.points_redeemed)
+            self._drop(row)
             self.holds[row.order_id] = row._replace(state=State.EXPIRED)
         return len(due)
 
@@ -348,6 +377,8 @@ class Ledger:
         self, order_id: str, customer_id: str, subtotal: int, redeem_points: int, expires_at_us: int, now_us: int
     ) -> Hold:
         account = self._account(customer_id)
+        if subtotal > MAX_NUMBER:
+            raise LimitExceeded("what the order costs", subtotal, customer_id=customer_id)
         percent = rules.discount_percent(account.tier_at(now_us))
         discount = rules.discount(subtotal, percent)
         payable = rules.payable(subtotal, discount)
@@ -355,6 +386,8 @@ class Ledger:
             raise RedeemExceedsTotal(redeem_points, payable)
         lacking = HeldByOthers if redeem_points <= account.points else InsufficientPoints
         self._check_available(customer_id, redeem_points, otherwise=lacking)
+        earned = rules.points_earned(rules.total(subtotal, discount, redeem_points))
+        self._check_room(customer_id, earned)
         return Hold(
             order_id=order_id,
             state=State.HELD,
@@ -364,11 +397,24 @@ class Ledger:
             discount_percent=percent,
             discount=discount,
             points_redeemed=redeem_points,
-            points_earned=rules.points_earned(rules.total(subtotal, discount, redeem_points)),
+            points_earned=earned,
             expires_at_us=expires_at_us,
         )
 
-    def _change(self, customer_id: str, *, points: int = 0, held: int = 0) -> None:
+    def _check_room(self, customer_id: str, earned: int) -> None:
+        account = self._account(customer_id)
+        balance = account.points + self._pending.get(customer_id, 0) + earned
+        if balance > MAX_NUMBER - (0 if account.points > _MANY else _SPARE):
+            what = f"the points of '{customer_id}', with those that orders will earn,"
+            raise LimitExceeded(what, balance, customer_id=customer_id)
+
+    def _drop(self, row: Hold) -> None:
+        """Ends what a HELD row holds."""
+        self._change(row.customer_id, held=-row.points_redeemed, pending=-row.points_earned)
+
+    def _change(self, customer_id: str, *, points: int = 0, held: int = 0, pending: int = 0) -> None:
+        if pending:
+            self._pending[customer_id] = self._pending.get(customer_id, 0) + pending
         if points or held:  # most orders redeem nothing, and their account need not be written
             account = self.accounts[customer_id]
             self.accounts[customer_id] = account._replace(

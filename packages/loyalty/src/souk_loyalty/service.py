@@ -23,7 +23,7 @@ from souk_loyalty.revisions import ANY, Condition
 from souk_loyalty.rules import Tier
 
 MAX_SUBTOTAL = 10**17
-"""Minor units: a hundred lines of a million pieces at the highest price."""
+"""Minor units: a hundred lines of a million pieces at the highest price. Above MAX_NUMBER, the order is refused."""
 MAX_TIME_US = 253_402_300_799_999_999
 """The last microsecond that a four-digit year has."""
 MAX_PAGE = 500

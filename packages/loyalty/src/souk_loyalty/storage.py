@@ -1,6 +1,7 @@
 """Accounts and holds in a database, by SQLAlchemy Core."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -18,6 +19,7 @@ from sqlalchemy import (
     select,
 )
 
+from souk_loyalty import rules
 from souk_loyalty.database import Conflict, Database
 from souk_loyalty.domain import (
     Account,
@@ -28,6 +30,7 @@ from souk_loyalty.domain import (
     State,
     UnknownCustomer,
     UnknownHold,
+    counts_pending,
 )
 from souk_loyalty.rules import Tier
 from souk_loyalty.service import (
@@ -108,6 +111,12 @@ _SELECT_DUE = Statement(
     .where(_is_held, holds.c.expires_at_us <= bindparam("now_us"))
     .order_by(holds.c.expires_at_us)
     .limit(bindparam("limit"))
+)
+# The time is always above 0: the index of what is HELD begins with it.
+_SELECT_PENDING = Statement(
+    select(holds.c.customer_id, holds.c.points_earned).where(
+        _is_held, holds.c.expires_at_us > literal_column("0"), Among(holds.c.customer_id)
+    )
 )
 _SELECT_PAGE = Statement(
     _all_accounts.where(accounts.c.customer_id > bindparam("after"))
@@ -199,7 +208,19 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
             locked_ids.add(hold.order_id)
             del old_holds[hold.order_id]
 
-    ledger = Ledger(old_accounts, old_holds)
+    # No row of a customer's holds can come meanwhile: it takes the lock of the account.
+    large = {
+        command.customer_id
+        for command in commands
+        if isinstance(command, PlaceHold | Confirm)
+        and (account := old_accounts.get(command.customer_id)) is not None
+        and counts_pending(account, _earned(command))
+    }
+    pending: Counter[str] = Counter()
+    for customer_id, earned in session.rows_among(_SELECT_PENDING, large):
+        pending[customer_id] += earned
+
+    ledger = Ledger(old_accounts, old_holds, pending)
     outcomes = [
         Overloaded() if _needs(command, locked_ids, locked_customers) else _decide(ledger, command, now_us)
         for command in commands
@@ -217,6 +238,11 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
         [{"customer_id": entry.customer_id, "points": entry.points, "at_us": now_us} for entry in ledger.journal],
     )
     return outcomes
+
+
+def _earned(command: PlaceHold | Confirm) -> int:
+    """The most points that an order can earn."""
+    return rules.points_earned(command.subtotal) if isinstance(command, PlaceHold) else command.points_earned
 
 
 def _needs(command: Command, order_ids: Collection[str], customer_ids: Collection[str]) -> bool:

@@ -13,6 +13,8 @@ MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
 MAX_PRICE = 1_000_000_000
 """Of one piece, in minor units."""
+MAX_NUMBER = 2**53 - 1
+"""Above it, readers of JSON round whole numbers. No sum that Souk keeps or shows may pass it."""
 MAX_POINTS_EARNED = 1_000_000_000_000_000
 MAX_NOTE = 500
 """Characters."""
@@ -71,6 +73,8 @@ def terms(given: Terms) -> Terms:
     _in_range("points_redeemed", given.points_redeemed, 0, _INT64)
     _in_range("points_earned", given.points_earned, 0, MAX_POINTS_EARNED)
     _text("note", given.note, 0, MAX_NOTE)
+    if given.subtotal > MAX_NUMBER:  # no other figure is above it
+        raise InvalidArgument("lines", f"must cost at most {MAX_NUMBER}, but cost {given.subtotal}")
     given.check_figures()
     return given
 

@@ -21,6 +21,9 @@ from souk_reservations.revisions import ANY, Condition, revision_of
 MAX_PIECES = 1_000_000_000
 """Of one item, on hand; also the highest price, in minor units."""
 
+MAX_NUMBER = 2**53 - 1
+"""Above it, readers of JSON round whole numbers. No sum that Souk keeps or shows may pass it."""
+
 
 class DomainError(Exception):
     """A refusal. Its text is for people; `metadata` names what it is about."""
@@ -106,6 +109,13 @@ class OnHandAboveLimit(DomainError):
             sku=sku,
             on_hand=on_hand,
         )
+
+
+class LimitExceeded(DomainError):
+    """A sum would pass MAX_NUMBER."""
+
+    def __init__(self, what: str, number: int, **about: object) -> None:
+        super().__init__(f"{what} would be {number}, but may be at most {MAX_NUMBER}", **about)
 
 
 class KeyReused(DomainError):
@@ -248,7 +258,7 @@ class Stock:
     def reserve(self, order_id: str, lines: tuple[Line, ...], expires_at_us: int) -> Reservation:
         """Holds all lines until `expires_at_us`, or none.
 
-        Raises Busy, Settled, UnknownSku, OutOfStock; HeldByOthers only where nothing but time is needed.
+        Raises Busy, Settled, UnknownSku, OutOfStock, LimitExceeded; HeldByOthers only where nothing but time is needed.
         """
         row = self.reservations.get(order_id)
         if row is not None and row.state in (State.CONFIRMED, State.CLOSED):
@@ -259,6 +269,9 @@ class Stock:
             held = row._replace(expires_at_us=expires_at_us)
         else:
             quote = tuple(self._quote(line) for line in lines)
+            costs = sum(line.quantity * line.unit_price for line in quote)
+            if costs > MAX_NUMBER:
+                raise LimitExceeded("what the order costs", costs)
             for line in lines:
                 self._check_available(line, HeldByOthers)
             self._change_held(lines, +1)
@@ -323,7 +336,7 @@ class Stock:
         """Creates an item, or changes it. What is None stays as it was: no pieces and no description in a new one.
 
         As many pieces as there are may be put whatever they are, since a cancelled order may bring more than the limit.
-        Raises PreconditionFailed, InvalidArgument, OnHandBelowHeld.
+        Raises PreconditionFailed, InvalidArgument, OnHandBelowHeld, LimitExceeded.
         """
         there = self.items.get(sku)
         old = there or Item(sku, name, unit_price, on_hand=0)
@@ -341,7 +354,7 @@ class Stock:
         return self._stock_up(item, pieces)
 
     def restock(self, sku: str, quantity: int) -> Item:
-        """Adds pieces. Raises UnknownSku, OnHandAboveLimit."""
+        """Adds pieces. Raises UnknownSku, OnHandAboveLimit, LimitExceeded."""
         item = self._item(sku)
         if item.on_hand + quantity > MAX_PIECES:
             raise OnHandAboveLimit(sku, quantity, item.on_hand)
@@ -391,6 +404,10 @@ class Stock:
             self.items[line.sku] = item._replace(on_hand=item.on_hand - pieces, sold=item.sold + pieces)
 
     def _stock_up(self, item: Item, pieces: int) -> Item:
+        # Orders move pieces between on hand and sold, so neither can ever pass what bounds both.
+        ever = item.on_hand + item.sold + pieces
+        if pieces > 0 and ever > MAX_NUMBER:
+            raise LimitExceeded(f"the pieces of '{item.sku}', with those that were sold,", ever, sku=item.sku)
         stocked = item._replace(on_hand=item.on_hand + pieces)
         self.items[item.sku] = stocked
         if pieces:

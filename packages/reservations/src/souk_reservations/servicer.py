@@ -23,6 +23,7 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.OnHandAboveLimit: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_ABOVE_LIMIT),
     domain.OnHandBelowHeld: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_BELOW_HELD),
     domain.OnHandAboveLimit: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.ON_HAND_ABOVE_LIMIT),
+    domain.LimitExceeded: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.LIMIT_EXCEEDED),
     domain.KeyReused: (grpc.StatusCode.ALREADY_EXISTS, wire.ErrorReason.KEY_REUSED),
     domain.PreconditionFailed: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.PRECONDITION_FAILED),
     domain.UnknownReservation: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_RESERVATION),
