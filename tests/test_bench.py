@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from benching import compare, overload
-from benching.__main__ import DOCUMENT, MARK, write
 from benching.compare import Comparison, interval
 from benching.crowd import Seen, counts
+from benching.document import DOCUMENT, MARK, write
 from benching.measures import Growth, Memory, Throughput
 from benching.overload import Overload
 from benching.report import Figures, as_json, as_text, targets
@@ -184,7 +184,7 @@ def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
 def test_each_kind_of_figures_has_its_place_in_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = tmp_path / "benchmarks.md"
     document.write_text(DOCUMENT.read_text())
-    monkeypatch.setattr("benching.__main__.DOCUMENT", document)
+    monkeypatch.setattr("benching.document.DOCUMENT", document)
     before = document.read_text()
     for mark in (MARK, overload.MARK, compare.MARK):
         write(mark, f"figures of {mark}")

@@ -13,8 +13,6 @@ Exit codes: 0 measured, 1 it could not be, 2 bad usage. docs/benchmarks.md says 
 """
 
 import argparse
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,6 +25,7 @@ from skewing.installed import of_tree
 from skewing.processes import Failed
 
 from benching import compare, measures, overload, starts
+from benching.document import MARK, machine, write
 from benching.load import NoLoad, number
 from benching.report import Figures, as_json, as_text
 from benching.stacks import BACKENDS, Bare, Souk, Stack
@@ -34,9 +33,7 @@ from conftest import PostgreSQL
 
 WHAT = ("throughput", "memory", "growth", "start")
 STACKS = ("bare", "sqlite", "postgresql")
-DOCUMENT, DATA = ROOT / "docs/benchmarks.md", ROOT / "docs/benchmarks.json"
-MARK = "<!-- written by ./scripts/bench --write -->\n"
-END = "<!-- end of what is written -->\n"
+DATA = ROOT / "docs/benchmarks.json"
 
 
 def say(text: str) -> None:
@@ -47,13 +44,6 @@ def say(text: str) -> None:
 def say_progress(text: str) -> None:
     """Of what has not been audited yet."""
     say(f"so far, before the audit: {text}")
-
-
-def machine() -> str:
-    """What it was measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
-    return f"{os.cpu_count()} processors ({model}), Python {platform.python_version()}"
 
 
 def started(names: Sequence[str], folder: Path, undo: ExitStack) -> Sequence[Stack]:
@@ -117,16 +107,6 @@ def run(options: argparse.Namespace) -> Figures:
             growth = measures.growth(of_tree(), folder, stored, options.seconds, options.rounds, say)
     revision = git("describe", "--always", "--dirty").strip()
     return Figures(machine(), revision, throughput, memory, growth, start, up_ms, containers)
-
-
-def write(mark: str, text: str) -> None:
-    """Puts what was found in the place of what the document has between a mark and the end of that part."""
-    kept, found, old = DOCUMENT.read_text().partition(mark)
-    if not found:
-        raise Failed(f"{DOCUMENT} has no line {mark.strip()}")
-    _, end, rest = old.partition(END)
-    revision = git("describe", "--always", "--dirty").strip()
-    DOCUMENT.write_text(f"{kept}{mark}\n{machine()}; revision {revision}.\n\n{text}{end}{rest}")
 
 
 def main() -> int:
