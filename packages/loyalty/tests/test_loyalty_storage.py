@@ -229,6 +229,21 @@ async def test_the_janitor_ends_the_holds_that_are_due_and_no_others(
     assert (await loyalty.hold(early[0])).state is State.EXPIRED
 
 
+async def test_a_clock_that_steps_back_an_hour_lets_no_hold_live_for_longer(
+    loyalty: Loyalty, advance: Callable[[float], None], hold_ttl_s: float
+) -> None:
+    await loyalty.put_account("ada", "Ada", Tier.SILVER, 1000)
+    for _ in range(3):
+        await loyalty.place_hold(new_id(), "ada", 1000, 1)
+    janitor = Janitor(loyalty, period_s=1)
+    advance(-3600)
+    assert await janitor.run_once() == 0  # it may be on its way to be confirmed
+    assert (await loyalty.account("ada")).points_held == 3
+    advance(hold_ttl_s)
+    assert await janitor.run_once() == 3
+    assert (await loyalty.account("ada")).points_held == 0
+
+
 async def test_the_janitor_goes_on_when_the_database_was_away(
     storage: SqlStorage, loyalty: Loyalty, monkeypatch: pytest.MonkeyPatch
 ) -> None:

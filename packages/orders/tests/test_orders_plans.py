@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from souk_orders import due as due_module
 from souk_orders import storage as storage_module
 from souk_orders.book import Participant
 from souk_orders.domain import Refusal, Terms
@@ -35,12 +36,29 @@ async def test_no_statement_reads_through_a_whole_table(
         connection.execute(text("ANALYZE"))
     advance(1)
     placed = create(terms)
+    with_gift = create(terms)
+    await storage.execute([with_gift])
+    with storage._database.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO outbox SELECT order_id, 'GIFTS', kind, 1, 1, 0, 0, '' FROM outbox WHERE order_id = :id "
+                "AND participant = 'LOYALTY'"
+            ),
+            {"id": with_gift.order_id},
+        )
     plans = plans_of(Session)
     await storage.execute([placed, Refuse(str(uuid.uuid4()), PRINT, "c-1", OUT_OF_STOCK)])
     (leased,) = await storage.execute([Lease(Participant.LOYALTY, 8, lease_us=1)])
     assert isinstance(leased, list)
     first, second, *_ = (delivery.message for delivery in leased)
-    await storage.execute([Answered(first, no=None), PutOff(second, "no one there", 1), Cancel(placed.order_id)])
+    await storage.execute(
+        [
+            Answered(first, no=None),
+            PutOff(second, "no one there", 1),
+            Cancel(placed.order_id),
+            Cancel(with_gift.order_id),
+        ]
+    )
     await storage.order(placed.order_id)
     await storage.order_with_history(placed.order_id)
     with storage._database.begin() as connection:
@@ -48,4 +66,5 @@ async def test_no_statement_reads_through_a_whole_table(
     assert await storage.execute([Lease(Participant.LOYALTY, 8, lease_us=1)]) == [[]]  # none of them can be read
     assert len(leased) == 8
     assert plans.missing(storage_module) == []
+    assert plans.missing(due_module) == []
     assert plans.reading_all == []

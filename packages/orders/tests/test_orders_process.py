@@ -310,6 +310,7 @@ def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
         ("SOUK_HOLD_MARGIN_S", "soon", "SOUK_HOLD_MARGIN_S is 'soon'; it must be a number"),
         ("SOUK_ORDERS_RELAY_PERIOD_S", "0", "is '0.0'; it must be seconds, above 0 and at most 3600"),
         ("SOUK_ORDERS_RELAY_TIMEOUT_S", "nan", "is 'nan'; it must be seconds, above 0 and at most 60"),
+        ("SOUK_ORDERS_RELAY_TIMEOUT_S", "5", "and a lease must end before the hold does"),
         ("SOUK_LOYALTY_TARGET", "loyalty", "it must be host:port, or a gRPC name such as dns:///host:port"),
         ("SOUK_LOG_LEVEL", "loud", "it must be debug, info, warning or error"),
     ],

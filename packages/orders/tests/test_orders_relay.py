@@ -26,7 +26,7 @@ from souk_orders.book import Participant
 from souk_orders.domain import Refusal, Status, Terms
 from souk_orders.relay import OutboxRelay
 from souk_orders.routes import CallFailed
-from souk_orders.service import Cancel, Complete, Refuse
+from souk_orders.service import Cancel, Complete, Lease, Refuse
 from souk_orders.storage import SqlStorage
 
 
@@ -281,6 +281,98 @@ async def test_an_order_that_cannot_be_read_does_not_hold_up_the_others_and_goes
     advance(30)
     await relay.run_once()
     assert await status(storage, first) is Status.CONFIRMED
+
+
+async def test_an_order_that_cannot_be_read_is_put_off_and_says_why(
+    relay: OutboxRelay, storage: SqlStorage, terms: Terms, advance: Callable[[float], None]
+) -> None:
+    (order_id,) = await accepted(storage, terms)
+    set_lines(storage, order_id, "null")
+    for look in range(3):
+        assert await relay.run_once() == 0
+        with storage._database.begin() as connection:
+            rows = connection.execute(text("SELECT due_at_us - created_at_us, attempts, last_error FROM outbox")).all()
+        # Thirty seconds after each look: the second one comes too early.
+        assert [(wait_us, attempts) for wait_us, attempts, _ in rows] == [
+            (30_000_000, 1),
+            (30_000_000, 1),
+            (60_000_000, 2),
+        ][look : look + 1] * 2
+        assert all(error.startswith("the order cannot be read: ") for _, _, error in rows)
+        advance(15)
+
+
+async def test_any_number_of_orders_that_cannot_be_read_stand_in_nobodys_way(
+    relay: OutboxRelay, storage: SqlStorage, terms: Terms, advance: Callable[[float], None]
+) -> None:
+    for order_id in await accepted(storage, terms, count=600):
+        set_lines(storage, order_id, "null")
+    advance(1)
+    (last,) = await accepted(storage, terms)
+    await relay.run_once()
+    assert await status(storage, last) is Status.CONFIRMED
+
+
+async def test_a_message_for_a_participant_of_a_newer_version_is_left_to_those_who_know_it(
+    relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, terms: Terms, advance: Callable[[float], None]
+) -> None:
+    ours, cancelled, *others = await accepted(storage, terms, count=4)
+    for order_id in (ours, cancelled):
+        add_message(storage, order_id, "GIFTS")
+    await relay.run_once()
+    assert {await status(storage, order_id) for order_id in others} == {Status.CONFIRMED}
+    assert ours in [order.order_id for order in goods.confirmed]
+    assert await status(storage, ours) is Status.ACCEPTED  # it needs every yes
+    await storage.execute([Cancel(cancelled)])
+    advance(60)
+    await relay.run_once()
+    assert cancelled in goods.released
+    with storage._database.begin() as connection:
+        rows = connection.execute(text("SELECT order_id, participant, kind, leased_until_us, attempts FROM outbox"))
+        assert sorted(map(tuple, rows)) == sorted(
+            [(ours, "GIFTS", "CONFIRM", 0, 0), (cancelled, "GIFTS", "RELEASE", 0, 0)]
+        )
+
+
+@pytest.mark.parametrize("leased", [True, False])
+async def test_a_clock_that_steps_back_an_hour_holds_up_no_message(
+    relay: OutboxRelay,
+    storage: SqlStorage,
+    points: FakeParticipant,
+    terms: Terms,
+    advance: Callable[[float], None],
+    leased: bool,
+) -> None:
+    new, failed = await accepted(storage, terms, count=2)
+    points.says[failed] = CallFailed("UNAVAILABLE")
+    advance(1)
+    if leased:
+        await storage.execute([Lease(to, 10, int(LEASE_S * 1_000_000)) for to in Participant])
+    else:
+        await relay.run_once()
+        (new,) = await accepted(storage, terms)
+    points.says.clear()
+    advance(-3600)
+    await relay.run_once()
+    assert {await status(storage, order_id) for order_id in (new, failed)} == {Status.CONFIRMED}
+
+
+async def test_a_clock_that_is_a_little_ahead_keeps_its_leases(
+    relay: OutboxRelay, storage: SqlStorage, terms: Terms, advance: Callable[[float], None]
+) -> None:
+    await accepted(storage, terms)
+    await storage.execute([Lease(to, 10, int(LEASE_S * 1_000_000)) for to in Participant])
+    advance(-9)
+    assert await relay.run_once() == 0
+
+
+def add_message(storage: SqlStorage, order_id: str, participant: str) -> None:
+    """As a newer version writes it."""
+    columns = "kind, created_at_us, due_at_us, leased_until_us, attempts, last_error"
+    copy = f"INSERT INTO outbox (order_id, participant, {columns}) SELECT order_id, :to, {columns} FROM outbox"
+    with storage._database.begin() as connection:
+        of_loyalty = text(f"{copy} WHERE order_id = :key AND participant = 'LOYALTY'")
+        connection.execute(of_loyalty, {"key": order_id, "to": participant})
 
 
 def set_lines(storage: SqlStorage, order_id: str, lines: str) -> str:

@@ -54,6 +54,42 @@ async def test_what_is_new_is_delivered_without_a_look_at_the_outbox(
     assert await relay.run_once() == 0
 
 
+async def test_what_was_leased_is_delivered_whatever_becomes_of_the_caller(
+    relay: OutboxRelay, storage: SqlStorage, outbox: ObservedOutbox, goods: FakeParticipant, terms: Terms
+) -> None:
+    orders = Orders(storage, relay, Lobby(), hold_margin_s=10, hold_ttl_s=60)
+    order_id, refused_id = str(uuid.uuid4()), str(uuid.uuid4())
+    for call in (
+        orders.create(order_id, PRINT, terms, LATER_US),
+        orders.refuse(refused_id, PRINT, "c-1", OUT_OF_STOCK),
+    ):
+        caller = asyncio.create_task(call)
+        await asyncio.sleep(0)  # it hands its command over, and waits
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+    assert (await asyncio.wait_for(outbox.settled.get(), 30)).order_id == order_id
+    while refused_id not in goods.released:
+        await asyncio.wait_for(goods.calls.get(), 30)
+    relay.stop()
+    await relay.run()
+
+
+async def test_an_order_that_is_cancelled_is_released_whatever_becomes_of_the_caller(
+    relay: OutboxRelay, storage: SqlStorage, goods: FakeParticipant, terms: Terms
+) -> None:
+    orders = Orders(storage, relay, Lobby(), hold_margin_s=10, hold_ttl_s=60)
+    (order_id,) = await accepted(storage, terms)
+    async with running(relay):
+        caller = asyncio.create_task(orders.cancel(order_id))
+        await asyncio.sleep(0)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        while order_id not in goods.released:
+            await asyncio.wait_for(goods.calls.get(), 30)
+
+
 async def test_what_is_delivered_is_leased_and_taken_over_where_its_relay_has_gone(
     relay: OutboxRelay, make_relay: Relays, storage: SqlStorage, terms: Terms, advance: Callable[[float], None]
 ) -> None:

@@ -212,6 +212,22 @@ async def test_the_janitor_ends_the_holds_that_are_due_and_no_others(
     assert (await reservations.reservation(early[0])).state is State.EXPIRED
 
 
+async def test_a_clock_that_steps_back_an_hour_lets_no_hold_live_for_longer(
+    reservations: Reservations, advance: Callable[[float], None], hold_ttl_s: float
+) -> None:
+    await reservations.put_item("tea", "Tea", 450, 1000)
+    order_ids = [new_id() for _ in range(3)]
+    for order_id in order_ids:
+        await reservations.reserve(order_id, [Line("tea", 1)])
+    janitor = Janitor(reservations, period_s=1)
+    advance(-3600)
+    assert await janitor.run_once() == 0  # it may be on its way to be confirmed
+    assert (await reservations.item("tea")).held == 3
+    advance(hold_ttl_s)
+    assert await janitor.run_once() == 3
+    assert (await reservations.item("tea")).held == 0
+
+
 async def test_a_closed_storage_is_unavailable(storage: SqlStorage) -> None:
     storage.close()
     with pytest.raises(StorageUnavailable):

@@ -31,6 +31,13 @@ _MANY = 2**52
 _SPARE = 2**40
 
 
+LONGEST_TTL_US = 86_400_000_000
+"""Of a hold, a day."""
+
+CLOCKS_APART_US = 30_000_000
+"""By which the clocks of two processes may differ, and a clock step back, unnoticed."""
+
+
 class DomainError(Exception):
     """A refusal. Its text is for people; `metadata` names what it is about."""
 
@@ -308,8 +315,15 @@ class Ledger:
             self._change(row.customer_id, points=row.points_redeemed - row.points_earned)
         self.holds[order_id] = row._replace(state=State.CLOSED)
 
-    def expire_due(self, now_us: int) -> int:
-        """Ends the holds whose time has passed; gives how many."""
+    def expire_due(self, now_us: int, ttl_us: int = LONGEST_TTL_US) -> int:
+        """Ends the holds whose time has passed; gives how many.
+
+        One that would live for longer than `ttl_us`, by more than clocks may be apart, was made before the clock
+        stepped back. It gets `ttl_us` from now.
+        """
+        latest_us = now_us + ttl_us + CLOCKS_APART_US
+        for row in [row for row in self.holds.values() if row.state is State.HELD and row.expires_at_us > latest_us]:
+            self.holds[row.order_id] = row._replace(expires_at_us=now_us + ttl_us)
         due = [row for row in self.holds.values() if row.state is State.HELD and row.expires_at_us <= now_us]
         for row in due:
             self._drop(row)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from souk_loyalty import rules
 from souk_loyalty.domain import (
+    LONGEST_TTL_US,
     MAX_POINTS,
     Account,
     DomainError,
@@ -88,9 +89,10 @@ class PutAccount(NamedTuple):
 
 
 class ExpireDue(NamedTuple):
-    """Ends holds whose time has passed, the oldest first. Outcome: how many."""
+    """Ends holds whose time has passed, the oldest first; none lives for longer than `ttl_us`. Outcome: how many."""
 
     limit: int
+    ttl_us: int = LONGEST_TTL_US
 
 
 Command = PlaceHold | Confirm | Release | Forget | PutAccount | ExpireDue
@@ -209,7 +211,7 @@ class Loyalty:
 
     async def expire_due(self, limit: int) -> int:
         """Ends up to `limit` holds whose time has passed; gives how many it ended."""
-        count = await self._execute(ExpireDue(limit))
+        count = await self._execute(ExpireDue(limit, self._ttl_us))
         assert isinstance(count, int)
         return count
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
 from souk_loyalty import rules
 from souk_loyalty.database import Conflict, Database
 from souk_loyalty.domain import (
+    CLOCKS_APART_US,
     Account,
     DomainError,
     Hold,
@@ -108,7 +109,7 @@ _SELECT_ACCOUNTS = Statement(_accounts_among)
 _SELECT_HOLDS = Statement(_holds_among)
 _SELECT_DUE = Statement(
     select(holds.c.order_id)
-    .where(_is_held, holds.c.expires_at_us <= bindparam("now_us"))
+    .where(_is_held, holds.c.expires_at_us > bindparam("from_us"), holds.c.expires_at_us <= bindparam("until_us"))
     .order_by(holds.c.expires_at_us)
     .limit(bindparam("limit"))
 )
@@ -129,6 +130,8 @@ _INSERT_JOURNAL = inserting(journal, without=("id",))
 _UPDATE_ACCOUNTS = updating(accounts)
 _UPDATE_HOLDS = updating(holds)
 _DELETE_HOLDS = deleting(holds)
+
+_ANY_TIME_AGO, _NEVER = -(2**62), 2**62
 
 Result = TypeVar("Result")
 Entity = TypeVar("Entity")
@@ -196,7 +199,10 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
         if isinstance(command, Forget):
             order_ids.update(command.order_ids)
         if isinstance(command, ExpireDue):
-            order_ids.update(order_id for (order_id,) in session.rows(_SELECT_DUE, now_us=now_us, limit=command.limit))
+            latest_us = now_us + command.ttl_us + CLOCKS_APART_US
+            for from_us, until_us in ((_ANY_TIME_AGO, now_us), (latest_us, _NEVER)):
+                due = session.rows(_SELECT_DUE, from_us=from_us, until_us=until_us, limit=command.limit)
+                order_ids.update(order_id for (order_id,) in due)
     old_holds, locked_ids = _locked(session, _LOCK_HOLDS, order_ids, _hold)
     customer_ids = {c.customer_id for c in commands if isinstance(c, PlaceHold | Confirm | PutAccount)}
     # What is CLOSED or EXPIRED affects no account, and hundreds of such may be forgotten at once, beside live orders.
@@ -276,8 +282,8 @@ def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
                 return ledger.forget(order_ids)
             case PutAccount():
                 return ledger.put(*command)
-            case ExpireDue():
-                return ledger.expire_due(now_us)
+            case ExpireDue(_, ttl_us):
+                return ledger.expire_due(now_us, ttl_us)
     except DomainError as refusal:
         return refusal
 

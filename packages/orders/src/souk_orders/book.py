@@ -20,6 +20,7 @@ Long after nobody must be told of it any more `prune` may delete a refused id or
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from souk_orders import SERVICE, __version__
@@ -36,6 +37,12 @@ from souk_orders.domain import (
     Terms,
     UnknownOrder,
 )
+
+LONGEST_DELAY_US = 30_000_000
+"""For which a message is put off."""
+
+CLOCKS_APART_US = 10_000_000
+"""By which the clocks of two processes may differ, and a clock step back, unnoticed."""
 
 _SELF = f"{SERVICE}/{__version__}"
 
@@ -92,9 +99,17 @@ class OrderBook:
     that raises has changed nothing. `steps` holds those that were taken here, by the orders' ids.
     """
 
-    def __init__(self, decisions: Mapping[str, Decision], outbox: Iterable[Message], now_us: int) -> None:
+    def __init__(
+        self,
+        decisions: Mapping[str, Decision],
+        outbox: Iterable[Message],
+        now_us: int,
+        others: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
         self.decisions = dict(decisions)
         self.outbox = {(message.order_id, message.participant): message for message in outbox}
+        self.others = dict(others)
+        """What is pending, by order and participant, for participants that only a newer version knows."""
         self.steps: dict[str, list[HistoryEntry]] = {}
         self._now_us = now_us
 
@@ -144,7 +159,7 @@ class OrderBook:
         due = [
             message
             for message in self.outbox.values()
-            if message.participant is participant and message.due_at_us <= now_us and message.leased_until_us <= now_us
+            if message.participant is participant and self._is_due(message, lease_us)
         ]
         due.sort(key=lambda message: message.due_at_us)
         leased = [message._replace(leased_until_us=now_us + lease_us) for message in due[:limit]]
@@ -178,6 +193,8 @@ class OrderBook:
         others = (self.outbox.get((order.order_id, participant)) for participant in Participant)
         if any(other is not None and other.kind is Kind.CONFIRM for other in others):
             return None
+        if Kind.CONFIRM in self.others.get(order.order_id, {}).values():
+            return None  # a newer process settles it, once all have said yes
         return self._settle(order.confirmed())
 
     def put_off(self, message: Message, error: str, delay_us: int) -> None:
@@ -223,7 +240,16 @@ class OrderBook:
         self.steps.setdefault(order_id, []).append(HistoryEntry(step, self._now_us, served_by, detail))
 
     def _release(self, order_id: str, lease_us: int = 0) -> list[Message]:
+        if order_id in self.others:
+            self.others[order_id] = dict.fromkeys(self.others[order_id], Kind.RELEASE.value)
         return [self._tell(order_id, participant, Kind.RELEASE, lease_us) for participant in Participant]
+
+    def _is_due(self, message: Message, lease_us: int) -> bool:
+        """Whether to send it now. A time that is further away than it can have been set to is from another clock."""
+        now_us = self._now_us
+        waits = now_us < message.due_at_us <= now_us + LONGEST_DELAY_US + CLOCKS_APART_US
+        leased = now_us < message.leased_until_us <= now_us + lease_us + CLOCKS_APART_US
+        return not waits and not leased
 
     def _tell(self, order_id: str, participant: Participant, kind: Kind, lease_us: int) -> Message:
         now_us = self._now_us

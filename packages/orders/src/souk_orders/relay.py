@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from souk_orders.book import Delivery, Kind, Message, Participant
+from souk_orders.book import LONGEST_DELAY_US, Delivery, Kind, Message, Participant
 from souk_orders.domain import Order, StorageUnavailable
 from souk_orders.routes import CallFailed, ParticipantClient, Reply, Route, text_of
 from souk_orders.service import Answered, Command, Lease, Outcome, PutOff
+from souk_orders.settings import RECORDING_S
 from souk_orders.writer import Clock, system_clock
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,6 @@ _TOGETHER_S = 0.1
 """For how long an answer waits for the other participant's, to be recorded in one transaction with it."""
 
 _FIRST_DELAY_S = 0.1
-_LONGEST_DELAY_S = 30.0
-
-_RECORDING_S = 5.0
-"""A lease outlives its call by this, for the answer to be recorded."""
 
 _AFTER_ERROR_S = 1.0
 
@@ -71,7 +68,7 @@ class OutboxRelay:
         self._is_full = asyncio.Event()
         self._leave_at_s = 0.0
         self._period_s = period_s
-        self._lease_us = int((timeout_s + _RECORDING_S) * 1_000_000)
+        self._lease_us = int((timeout_s + RECORDING_S) * 1_000_000)
         self._settled = settled
         self._jitter = jitter
         self._clock = clock
@@ -240,7 +237,7 @@ class OutboxRelay:
             self.wake()
 
     def _delay_s(self, attempts: int) -> float:
-        longest = min(_FIRST_DELAY_S * 2.0 ** min(attempts, 32), _LONGEST_DELAY_S)
+        longest = min(_FIRST_DELAY_S * 2.0 ** min(attempts, 32), LONGEST_DELAY_US / 1_000_000)
         return longest * (1 + self._jitter()) / 2
 
 

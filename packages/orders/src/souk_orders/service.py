@@ -4,6 +4,7 @@ A use case checks what it is given and hands commands to the storage, which carr
 transaction: so commands go in lists, and each has an outcome of its own.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -88,6 +89,9 @@ class Storage(Protocol):
     async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
         """Carries out all commands, in order, durably; a refused one is an outcome and does not stop the others."""
 
+    def begin(self, commands: Sequence[Command]) -> asyncio.Future[Sequence[Outcome]]:
+        """The same, also if nobody waits for it any more; gives what will have the outcomes, or StorageUnavailable."""
+
     def lag_s(self) -> float:
         """For how long the first command that is not carried out yet has waited, in seconds."""
 
@@ -149,10 +153,8 @@ class Orders:
         self.admission.check()
         commands = [self._create(*each) for each in wanted]
         made = [command for command in commands if not isinstance(command, DomainError)]
-        outcomes = iter(await self._storage.execute(made) if made else ())
-        decided = [command if isinstance(command, DomainError) else _decided(next(outcomes)) for command in commands]
-        self._tell([each for each in decided if isinstance(each, Decided)])
-        return decided
+        outcomes = iter(await self._decide(made) if made else ())
+        return [command if isinstance(command, DomainError) else _decided(next(outcomes)) for command in commands]
 
     async def refuse(self, order_id: str, fingerprint: bytes, customer_id: str, refusal: Refusal) -> Decided:
         """Records the refusal, or gives what was decided before. Raises KeyReused."""
@@ -163,16 +165,17 @@ class Orders:
             limits.refusal(refusal),
             self._relay.lease_us(),
         )
-        decided = await self._execute(command)
-        assert isinstance(decided, Decided)
-        self._tell([decided])
-        return decided
+        (outcome,) = await self._decide([command])
+        if isinstance(outcome, DomainError):
+            raise outcome
+        assert isinstance(outcome, Decided)
+        return outcome
 
     async def cancel(self, order_id: str) -> Order:
         """Raises UnknownOrder, WrongStatus."""
-        order = await self._execute(Cancel(limits.order_id(order_id)))
-        self._relay.wake()
-        self._lobby.call(order_id)
+        (order,) = await self._decide([Cancel(limits.order_id(order_id))])
+        if isinstance(order, DomainError):
+            raise order
         assert isinstance(order, Order)
         return order
 
@@ -219,9 +222,21 @@ class Orders:
         except DomainError as error:
             return error
 
-    def _tell(self, decided: Sequence[Decided]) -> None:
+    async def _decide(self, commands: Sequence[Create | Refuse | Cancel]) -> Sequence[Outcome]:
+        """Has decisions made, and the participants told of them, even if the caller is cancelled meanwhile."""
+        outcomes = self._storage.begin(commands)
+        outcomes.add_done_callback(self._tell)
+        return await asyncio.shield(outcomes)
+
+    def _tell(self, done: asyncio.Future[Sequence[Outcome]]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        decided = [outcome for outcome in done.result() if isinstance(outcome, Decided)]
         self._relay.deliver([delivery for each in decided for delivery in each.leased])
-        if any(not each.replayed and not each.leased for each in decided):
+        cancelled = [outcome for outcome in done.result() if isinstance(outcome, Order)]
+        for order in cancelled:
+            self._lobby.call(order.order_id)
+        if cancelled or any(not each.replayed and not each.leased for each in decided):
             self._relay.wake()
 
     async def _execute(self, command: Command) -> Outcome:

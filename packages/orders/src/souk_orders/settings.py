@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from souk_orders.environment import is_address, require
 
+RECORDING_S = 5.0
+"""A lease outlives its call by this, for the answer to be recorded."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -43,6 +46,15 @@ class Settings:
         require(0 < period <= 3600, "relay_period_s", period, "seconds, above 0 and at most 3600")
         timeout = self.relay_timeout_s
         require(0 < timeout <= 60, "relay_timeout_s", timeout, "seconds, above 0 and at most 60")
+        # What a process leased and did not deliver, another must deliver while the hold still lives.
+        lease = timeout + RECORDING_S
+        require(
+            margin == 0 or lease < margin,
+            "relay_timeout_s",
+            timeout,
+            f"less than {max(margin - RECORDING_S, 0):g} seconds with SOUK_ORDERS_HOLD_MARGIN_S={margin:g}: a message "
+            f"is leased for {RECORDING_S:g} s longer than a call may take, and a lease must end before the hold does",
+        )
         require(64 <= self.max_rpcs <= 1_000_000, "max_rpcs", self.max_rpcs, "64 to 1000000 calls")
         levels = ("debug", "info", "warning", "error")
         require(self.log_level.lower() in levels, "log_level", self.log_level, "debug, info, warning or error")

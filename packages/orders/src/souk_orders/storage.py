@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -13,7 +12,7 @@ from typing import TypeVar
 from sqlalchemy import bindparam, select, tuple_, update
 
 from souk_orders import tables
-from souk_orders.book import Message, OrderBook, Participant
+from souk_orders.book import Kind, Message, OrderBook, Participant
 from souk_orders.database import Database
 from souk_orders.domain import (
     Decision,
@@ -24,6 +23,7 @@ from souk_orders.domain import (
     Status,
     UnknownOrder,
 )
+from souk_orders.due import load_due
 from souk_orders.limits import Position
 from souk_orders.service import (
     Answered,
@@ -53,35 +53,17 @@ _SELECT_ORDER = Statement(select(*ORDER_COLUMNS, orders.c.steps).where(orders.c.
 _SELECT_OLD_STEPS = Statement(
     select(*OLD_STEPS).where(history_until_0004.c.order_id == bindparam("key")).order_by(history_until_0004.c.id)
 )
-_due_orders = (
-    _all_orders.join(outbox)
-    .where(
-        outbox.c.participant == bindparam("to"),
-        outbox.c.due_at_us <= bindparam("now_us"),
-        outbox.c.leased_until_us <= bindparam("now_us"),
-    )
-    .order_by(outbox.c.due_at_us)
-    .limit(bindparam("limit"))
-    .with_for_update(of=orders, skip_locked=True)
-)
-_LOCK_DUE = Statement(_due_orders)
-_LOCK_DUE_IDS = Statement(_due_orders.with_only_columns(orders.c.order_id))
 _INSERT_ORDERS = inserting(orders, without=("final_at_us",))
 _INSERT_MESSAGES = inserting(outbox)
 _UPDATE_ORDERS = updating(orders, ("status", "status_reason", "steps"), behind=("steps",))
 _UPDATE_STEPS = updating(orders, ("steps",), behind=("steps",))  # which no index knows
 _UPDATE_MESSAGES = updating(outbox)
 _DELETE_MESSAGES = deleting(outbox)
-_PUT_OFF = Statement(
+_RELEASE_OTHERS = Statement(
     update(outbox)
-    .where(outbox.c.order_id == bindparam("key"), outbox.c.participant == bindparam("to"))
-    .values(due_at_us=bindparam("due"), attempts=outbox.c.attempts + 1, last_error=bindparam("error"))
+    .where(outbox.c.order_id == bindparam("key"), *(outbox.c.participant != each.value for each in Participant))
+    .values(kind=bindparam("kind"), due_at_us=bindparam("now_us"), leased_until_us=0)
 )
-
-_UNREADABLE = (TypeError, ValueError, LookupError, AttributeError)
-"""What reading a row raises that somebody has spoilt."""
-
-_UNREADABLE_DELAY_US = 30_000_000
 
 Result = TypeVar("Result")
 
@@ -99,6 +81,10 @@ class SqlStorage:
     async def execute(self, commands: Sequence[Command]) -> Sequence[Outcome]:
         """See the port."""
         return await self._writer.execute(commands)
+
+    def begin(self, commands: Sequence[Command]) -> asyncio.Future[Sequence[Outcome]]:
+        """See the port."""
+        return self._writer.begin(commands)
 
     def lag_s(self) -> float:
         """See the port."""
@@ -170,24 +156,27 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     A row that is not there cannot be locked: who inserts it runs into whoever else does, and sees theirs at the next
     try. Messages to lease are chosen last, and past what others have locked, so that nobody waits for a lease.
     """
-    wanted: Counter[Participant] = Counter()
+    wanted: dict[Participant, Lease] = {}
     for command in commands:
         if isinstance(command, Lease):
-            wanted[command.participant] += command.limit
+            limit = wanted[command.participant].limit if command.participant in wanted else 0
+            wanted[command.participant] = command._replace(limit=command.limit + limit)
     order_ids = {order_id for command in commands if (order_id := _order_id(command))}
     rows, locked = session.lock(_LOCK_ORDERS, order_ids)
     old_decisions = {row[0]: tables.decision(row) for row in rows}
-    for participant, limit in wanted.items():
+    for lease in wanted.values():
         # The other commands may each take one away.
-        old_decisions.update(_load_due(session, participant, now_us, limit + len(commands)))
-    messages = map(tables.message, session.rows_among(_SELECT_OUTBOX, old_decisions))
+        old_decisions.update(load_due(session, now_us, lease._replace(limit=lease.limit + len(commands))))
+    messages, others = tables.messages(session.rows_among(_SELECT_OUTBOX, old_decisions))
     old_outbox = {(message.order_id, message.participant): message for message in messages}
 
-    book = OrderBook(old_decisions, old_outbox.values(), now_us)
+    book = OrderBook(old_decisions, old_outbox.values(), now_us, others)
     outcomes = [Overloaded() if _order_id(command) in locked else _decide(book, command) for command in commands]
 
     _save_decisions(session, old_decisions, book)
     _save_outbox(session, old_outbox, book.outbox)
+    for order_id in [order_id for order_id in others if book.others[order_id] is not others[order_id]]:
+        session.run(_RELEASE_OTHERS, key=order_id, kind=Kind.RELEASE.value, now_us=now_us)
     return outcomes
 
 
@@ -233,24 +222,6 @@ def _load_order(session: Session, order_id: str) -> Order:
 
 def _load_decisions(session: Session, query: Statement, order_ids: Collection[str]) -> dict[str, Decision]:
     return {row[0]: tables.decision(row) for row in session.rows_among(query, order_ids)}
-
-
-def _load_due(session: Session, to: Participant, now_us: int, limit: int) -> dict[str, Decision]:
-    """Locks what is due. An order that cannot be read is put off, so that it holds up none of the others."""
-    try:
-        rows = session.rows(_LOCK_DUE, to=to.value, now_us=now_us, limit=limit)
-        return {row[0]: tables.decision(row) for row in rows}
-    except _UNREADABLE:
-        readable = {}
-        for (order_id,) in session.rows(_LOCK_DUE_IDS, to=to.value, now_us=now_us, limit=limit):
-            try:
-                readable.update(_load_decisions(session, _SELECT_ORDERS, [order_id]))
-            except _UNREADABLE as error:
-                log.warning("order %s cannot be read, so its message to %s must wait: %s", order_id, to, error)
-                reason = f"the order cannot be read: {error}"[:500]
-                due = now_us + _UNREADABLE_DELAY_US
-                session.run(_PUT_OFF, key=order_id, to=to.value, due=due, error=reason)
-        return readable
 
 
 # Entities are immutable: what changed is another object than the one that was loaded.

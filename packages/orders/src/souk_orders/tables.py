@@ -1,6 +1,7 @@
 """The tables, and their rows as the domain sees them."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 
 from sqlalchemy import (
@@ -119,6 +120,21 @@ def decision(row: Row) -> Decision:
 def position(row: Row) -> Position:
     """Where an order is in a list of them, from a row of `ORDER_COLUMNS`."""
     return row[_CREATED_AT], row[0]
+
+
+_PARTICIPANTS = frozenset(each.value for each in Participant)
+
+
+def messages(rows: Sequence[Row]) -> tuple[list[Message], dict[str, dict[str, str]]]:
+    """What participants must be told; and the kinds of messages to those that only a newer version knows, by order."""
+    known, others = [], defaultdict[str, dict[str, str]](dict)
+    for row in rows:
+        order_id, participant, kind, *_ = row
+        if participant in _PARTICIPANTS:
+            known.append(message(row))
+        else:
+            others[order_id][participant] = kind
+    return known, others
 
 
 def message(row: Row) -> Message:

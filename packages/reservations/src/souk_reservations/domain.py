@@ -25,6 +25,13 @@ MAX_NUMBER = 2**53 - 1
 """Above it, readers of JSON round whole numbers. No sum that Souk keeps or shows may pass it."""
 
 
+LONGEST_TTL_US = 86_400_000_000
+"""Of a hold, a day."""
+
+CLOCKS_APART_US = 30_000_000
+"""By which the clocks of two processes may differ, and a clock step back, unnoticed."""
+
+
 class DomainError(Exception):
     """A refusal. Its text is for people; `metadata` names what it is about."""
 
@@ -308,8 +315,17 @@ class Stock:
             self._sell(row.lines, -1)
         self.reservations[order_id] = row._replace(state=State.CLOSED, quote=())
 
-    def expire_due(self, now_us: int) -> int:
-        """Ends the holds whose time has passed; gives how many."""
+    def expire_due(self, now_us: int, ttl_us: int = LONGEST_TTL_US) -> int:
+        """Ends the holds whose time has passed; gives how many.
+
+        One that would live for longer than `ttl_us`, by more than clocks may be apart, was made before the clock
+        stepped back. It gets `ttl_us` from now.
+        """
+        latest_us = now_us + ttl_us + CLOCKS_APART_US
+        for row in [
+            row for row in self.reservations.values() if row.state is State.HELD and row.expires_at_us > latest_us
+        ]:
+            self.reservations[row.order_id] = row._replace(expires_at_us=now_us + ttl_us)
         due = [row for row in self.reservations.values() if row.state is State.HELD and row.expires_at_us <= now_us]
         for row in due:
             self._change_held(row.lines, -1)

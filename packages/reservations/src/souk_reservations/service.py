@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 from souk_reservations.domain import (
+    LONGEST_TTL_US,
     MAX_PIECES,
     DomainError,
     InvalidArgument,
@@ -102,9 +103,10 @@ class RestockOnce(NamedTuple):
 
 
 class ExpireDue(NamedTuple):
-    """Ends holds whose time has passed, the oldest first. Outcome: how many."""
+    """Ends holds whose time has passed, the oldest first; none lives for longer than `ttl_us`. Outcome: how many."""
 
     limit: int
+    ttl_us: int = LONGEST_TTL_US
 
 
 Wanted = tuple[str, Sequence[Line]]
@@ -239,7 +241,7 @@ class Reservations:
 
     async def expire_due(self, limit: int) -> int:
         """Ends up to `limit` holds whose time has passed; gives how many it ended."""
-        count = await self._execute(ExpireDue(limit))
+        count = await self._execute(ExpireDue(limit, self._ttl_us))
         assert isinstance(count, int)
         return count
 

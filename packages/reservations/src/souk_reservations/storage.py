@@ -25,6 +25,7 @@ from sqlalchemy import (
 
 from souk_reservations.database import Conflict, Database
 from souk_reservations.domain import (
+    CLOCKS_APART_US,
     DomainError,
     Item,
     Line,
@@ -133,7 +134,11 @@ _SELECT_ITEMS = Statement(_items_among)
 _SELECT_RESERVATIONS = Statement(_reservations_among)
 _SELECT_DUE = Statement(
     select(reservations.c.order_id)
-    .where(_is_held, reservations.c.expires_at_us <= bindparam("now_us"))
+    .where(
+        _is_held,
+        reservations.c.expires_at_us > bindparam("from_us"),
+        reservations.c.expires_at_us <= bindparam("until_us"),
+    )
     .order_by(reservations.c.expires_at_us)
     .limit(bindparam("limit"))
 )
@@ -150,6 +155,8 @@ _INSERT_RESTOCKS = inserting(restocks)
 _UPDATE_ITEMS = updating(items)
 _UPDATE_RESERVATIONS = updating(reservations)
 _DELETE_RESERVATIONS = deleting(reservations)
+
+_ANY_TIME_AGO, _NEVER = -(2**62), 2**62
 
 Result = TypeVar("Result")
 Entity = TypeVar("Entity")
@@ -232,7 +239,10 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
         if isinstance(command, Forget):
             order_ids.update(command.order_ids)
         if isinstance(command, ExpireDue):
-            order_ids.update(order_id for (order_id,) in session.rows(_SELECT_DUE, now_us=now_us, limit=command.limit))
+            latest_us = now_us + command.ttl_us + CLOCKS_APART_US
+            for from_us, until_us in ((_ANY_TIME_AGO, now_us), (latest_us, _NEVER)):
+                due = session.rows(_SELECT_DUE, from_us=from_us, until_us=until_us, limit=command.limit)
+                order_ids.update(order_id for (order_id,) in due)
     old_reservations, locked_ids = _locked(session, _LOCK_RESERVATIONS, order_ids, _reservation)
     skus = {c.sku for c in commands if isinstance(c, PutItem | RestockItem | RestockOnce)}
     skus.update(line.sku for c in commands if isinstance(c, Reserve | Confirm) for line in c.lines)
@@ -306,8 +316,8 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
                 return stock.restock(sku, quantity)
             case RestockOnce(request_id, sku, quantity):
                 return stock.restock_once(request_id, sku, quantity, now_us)
-            case ExpireDue():
-                return stock.expire_due(now_us)
+            case ExpireDue(_, ttl_us):
+                return stock.expire_due(now_us, ttl_us)
     except DomainError as refusal:
         return refusal
 

@@ -84,6 +84,13 @@ class Writer(Generic[Command, Outcome]):
 
         Raises StorageUnavailable, and whatever `carry_out` raises for these commands alone.
         """
+        return await self.begin(commands)
+
+    def begin(self, commands: Sequence[Command]) -> asyncio.Future[Sequence[Outcome]]:
+        """Hands commands over, as `execute` does, and gives what will have the outcomes, or what `execute` raises.
+
+        They are carried out even if nobody waits for that any more. Raises StorageUnavailable once it is closed.
+        """
         if self._closed:
             raise StorageUnavailable
         loop = asyncio.get_running_loop()
@@ -91,7 +98,7 @@ class Writer(Generic[Command, Outcome]):
         if not self._turn:
             loop.call_soon(self._hand_over)
         self._turn.append(Job(commands, loop, answer))
-        return await answer
+        return answer
 
     async def can_write(self) -> bool:
         """Whether writes work: the last one did, a moment ago, or else a heartbeat does."""
