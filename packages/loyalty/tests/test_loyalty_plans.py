@@ -31,6 +31,10 @@ async def test_no_statement_reads_through_a_whole_table(
     await storage.execute([PlaceHold(order_id, "c-7", 1000, 1, ttl_us=10)])
     await storage.execute([Confirm(order_id, "c-7", 1, 1), PlaceHold(new_id(), "c-8", 10**15, 0, ttl_us=10)])
     await storage.execute([Release(order_id), PutAccount("c-new", "Customer", Tier.SILVER, 60)])
+    damaged = new_id()
+    await storage.execute([PlaceHold(damaged, "c-9", 1000, 1, ttl_us=0)])
+    with storage._database.begin() as connection:
+        connection.execute(text("UPDATE accounts SET tier = 'WOOD' WHERE customer_id = 'c-9'"))
     await storage.execute([ExpireDue(100)])
     await storage.accounts("c-5", 10)
     await storage.account("c-5")

@@ -191,7 +191,9 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: L
     for reason, (call, code) in calls.items():
         refusal = await refused(call)
         assert (refusal.reason, refusal.code) == (reason, code)
-    assert {*calls, "UNSPECIFIED", "STORAGE_UNAVAILABLE", "OVERLOADED"} == {reason.name for reason in ErrorReason}
+    assert {*calls, "UNSPECIFIED", "STORAGE_UNAVAILABLE", "OVERLOADED", "RECORD_DAMAGED"} == {
+        reason.name for reason in ErrorReason
+    }
 
 
 async def test_a_lost_database_is_unavailable_and_says_so(stub: LoyaltyStub, storage: SqlStorage) -> None:

@@ -27,7 +27,7 @@ from souk_loyalty.domain import (
 from souk_loyalty.janitor import Janitor
 from souk_loyalty.rules import Tier
 from souk_loyalty.service import Command, Confirm, Loyalty, Outcome, PlaceHold, PutAccount, Release
-from souk_loyalty.storage import REVISION, SqlStorage, holds, journal, metadata
+from souk_loyalty.storage import REVISION, Lacking, SqlStorage, holds, journal, metadata
 
 ADA = PutAccount("ada", "Ada", Tier.SILVER, 50)
 
@@ -164,10 +164,10 @@ async def test_a_failing_command_leaves_those_beside_it_alone(
     decide = storage_module._decide
     bomb = PutAccount("bomb", "Bomb", Tier.GOLD, 1)
 
-    def explode(ledger: Ledger, command: Command, now_us: int) -> Outcome:
+    def explode(ledger: Ledger, command: Command, now_us: int, lacking: Lacking) -> Outcome:
         if command == bomb:
             raise ZeroDivisionError
-        return decide(ledger, command, now_us)
+        return decide(ledger, command, now_us, lacking)
 
     monkeypatch.setattr(storage_module, "_decide", explode)
     results = await asyncio.gather(

@@ -298,7 +298,7 @@ async def test_an_order_that_cannot_be_read_is_put_off_and_says_why(
             (30_000_000, 1),
             (60_000_000, 2),
         ][look : look + 1] * 2
-        assert all(error.startswith("the order cannot be read: ") for _, _, error in rows)
+        assert all("is damaged: its field lines cannot be read" in error for _, _, error in rows)
         advance(15)
 
 

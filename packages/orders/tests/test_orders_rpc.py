@@ -175,7 +175,9 @@ async def test_every_refusal_reaches_the_client_with_its_code_and_reason(stub: O
     for reason, (call, code) in calls.items():
         refusal = await refused(call)
         assert (refusal.reason, refusal.code) == (reason, code)
-    assert {*calls, "UNSPECIFIED", "STORAGE_UNAVAILABLE", "OVERLOADED"} == {reason.name for reason in ErrorReason}
+    assert {*calls, "UNSPECIFIED", "STORAGE_UNAVAILABLE", "OVERLOADED", "RECORD_DAMAGED"} == {
+        reason.name for reason in ErrorReason
+    }
     wrong_status = await refused(stub.complete(CompleteRequest(order_id=ORDER)))
     assert wrong_status.metadata == {"status": "ACCEPTED"}
 

@@ -31,6 +31,10 @@ async def test_no_statement_reads_through_a_whole_table(
     await storage.execute([Reserve(order_id, lines, ttl_us=10)])
     await storage.execute([Confirm(order_id, lines)])
     await storage.execute([Release(order_id), PutItem("item-new", "Item", 1, 100)])
+    damaged = new_id()
+    await storage.execute([Reserve(damaged, (Line("item-9", 1),), ttl_us=0)])
+    with storage._database.begin() as connection:
+        connection.execute(text(f"UPDATE reservations SET lines = '[[1]]' WHERE order_id = '{damaged}'"))
     await storage.execute([ExpireDue(100)])
     await storage.execute([RestockItem("item-7", 1), RestockOnce(new_id(), "item-7", 1)])
     await storage.items("item-5", 10)

@@ -26,7 +26,7 @@ from souk_reservations.domain import (
 )
 from souk_reservations.janitor import Janitor
 from souk_reservations.service import Command, Outcome, PutItem, Release, Reservations, Reserve
-from souk_reservations.storage import REVISION, SqlStorage, journal, metadata
+from souk_reservations.storage import REVISION, Lacking, SqlStorage, journal, metadata
 
 TEA = PutItem("tea", "Tea", 450, 50)
 
@@ -138,10 +138,10 @@ async def test_a_failing_command_leaves_those_beside_it_alone(
 ) -> None:
     decide = storage_module._decide
 
-    def explode(stock: Stock, command: Command, now_us: int) -> Outcome:
+    def explode(stock: Stock, command: Command, now_us: int, lacking: Lacking) -> Outcome:
         if command == PutItem("bomb", "Bomb", 1, 1):
             raise ZeroDivisionError
-        return decide(stock, command, now_us)
+        return decide(stock, command, now_us, lacking)
 
     monkeypatch.setattr(storage_module, "_decide", explode)
     bomb = PutItem("bomb", "Bomb", 1, 1)

@@ -354,7 +354,8 @@ def _translated(service: str, error: grpc.aio.AioRpcError) -> Rejected | Unavail
     if refusal is not None:
         pause = refusal.metadata.get("pause_ms", "")
         pause_ms = int(pause) if pause.isascii() and pause.isdecimal() and len(pause) < 10 else 0
-        return Unavailable(refusal.detail, reason=refusal.reason, pause_ms=pause_ms)
+        about = refusal.metadata if code is grpc.StatusCode.DATA_LOSS else {}
+        return Unavailable(refusal.detail, reason=refusal.reason, metadata=about, pause_ms=pause_ms)
     if code is not grpc.StatusCode.UNAVAILABLE:  # a defect, not an outage
         log.error("%s answered %s: %s", service, code.name, error.details())
     return _away(service)

@@ -119,7 +119,8 @@ def _problem_of(request: Request, error: Exception) -> Response:
             request, error.reason, error.detail, metadata=error.metadata, category=error.category, headers=replayed
         )
     if isinstance(error, Unavailable):
-        return _problem(request, error.reason if error.reason in TABLE else "UNAVAILABLE", error.detail)
+        reason = error.reason if error.reason in TABLE else "UNAVAILABLE"
+        return _problem(request, reason, error.detail, metadata=error.metadata)
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
         detail = f"this path does not accept {quoted(request.method)}; it accepts {allowed}"

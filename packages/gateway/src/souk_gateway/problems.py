@@ -215,6 +215,13 @@ _KINDS = (
         retry_after_s=60,
     ),
     Kind(
+        "RECORD_DAMAGED",
+        500,
+        "A stored record is damaged",
+        "What is stored of this order, item or customer cannot be read: `record` and `id` name it, `damaged_field` the "
+        "part. It stays so until whoever runs Souk has mended it; docs/audit.md says how. Everything else goes on.",
+    ),
+    Kind(
         "INTERNAL",
         500,
         "Internal error",

@@ -156,6 +156,19 @@ class StorageUnavailable(DomainError):
         super().__init__("the database does not answer; try again in a moment")
 
 
+class Damaged(DomainError):
+    """A stored row that is needed cannot be read. That does not pass by itself: somebody has to mend the row."""
+
+    def __init__(self, record: str, key: str, field: str) -> None:
+        what = f"its field {field} cannot be read" if field else "its fields do not fit together"
+        super().__init__(
+            f"the stored {record} {key} is damaged: {what}; whoever runs Souk has to mend it",
+            record=record,
+            id=key,
+            damaged_field=field,
+        )
+
+
 class Overloaded(DomainError):
     """It was not begun: too much waits to be done, or another process keeps a row locked that it needs. Ask again."""
 
@@ -163,6 +176,10 @@ class Overloaded(DomainError):
         self, detail: str = "another process keeps locked what this needs; try again in a moment", **metadata: object
     ) -> None:
         super().__init__(detail, **metadata)
+
+
+NO_ANSWER = (InvalidArgument, Overloaded, Damaged)
+"""What is neither a yes nor a no to a Confirm."""
 
 
 class State(StrEnum):

@@ -12,6 +12,7 @@ from souk_loyalty import rules
 from souk_loyalty.domain import (
     LONGEST_TTL_US,
     MAX_POINTS,
+    NO_ANSWER,
     Account,
     DomainError,
     Hold,
@@ -143,7 +144,7 @@ class Loyalty:
     ) -> DomainError | None:
         """Gives None for yes, or why not."""
         (outcome,) = await self.confirm_all([(order_id, customer_id, points_redeemed, points_earned)])
-        if isinstance(outcome, InvalidArgument | Overloaded):
+        if isinstance(outcome, NO_ANSWER):
             raise outcome
         return outcome
 

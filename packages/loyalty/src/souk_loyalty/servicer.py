@@ -27,6 +27,7 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.PreconditionFailed: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.PRECONDITION_FAILED),
     domain.UnknownHold: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_HOLD),
     domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
+    domain.Damaged: (grpc.StatusCode.DATA_LOSS, wire.ErrorReason.RECORD_DAMAGED),
     # No UNAVAILABLE: somebody is there, so the gateway must not stop calling.
     domain.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, wire.ErrorReason.OVERLOADED),
 }
@@ -59,10 +60,7 @@ class LoyaltyServicer(wire.LoyaltyServicer):
         with _refusals():
             outcomes = await self._loyalty.confirm_all([_sold(request) for request in requests])
         return [
-            _refused(outcome)
-            if isinstance(outcome, domain.InvalidArgument | domain.Overloaded)
-            else _confirmed(outcome)
-            for outcome in outcomes
+            _refused(outcome) if isinstance(outcome, domain.NO_ANSWER) else _confirmed(outcome) for outcome in outcomes
         ]
 
     async def release(self, request: wire.ReleaseRequest) -> wire.ReleaseResponse:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     bindparam,
     literal_column,
     select,
+    update,
 )
 
 from souk_loyalty import rules
@@ -24,6 +25,7 @@ from souk_loyalty.database import Conflict, Database
 from souk_loyalty.domain import (
     CLOCKS_APART_US,
     Account,
+    Damaged,
     DomainError,
     Hold,
     Ledger,
@@ -33,6 +35,7 @@ from souk_loyalty.domain import (
     UnknownHold,
     counts_pending,
 )
+from souk_loyalty.rows import Reader
 from souk_loyalty.rules import Tier
 from souk_loyalty.service import (
     Command,
@@ -44,7 +47,7 @@ from souk_loyalty.service import (
     PutAccount,
     Release,
 )
-from souk_loyalty.statements import Among, Change, Lock, Row, Session, Statement, deleting, inserting, updating
+from souk_loyalty.statements import Among, Change, Lock, Session, Statement, deleting, inserting, updating
 from souk_loyalty.writer import Clock, Writer, system_clock
 
 REVISION = "0004"
@@ -130,6 +133,8 @@ _INSERT_JOURNAL = inserting(journal, without=("id",))
 _UPDATE_ACCOUNTS = updating(accounts)
 _UPDATE_HOLDS = updating(holds)
 _DELETE_HOLDS = deleting(holds)
+_PUT_OFF = Statement(update(holds).where(holds.c.order_id == bindparam("key")).values(expires_at_us=bindparam("due")))
+_DAMAGED_DELAY_US = 30_000_000
 
 _ANY_TIME_AGO, _NEVER = -(2**62), 2**62
 
@@ -155,23 +160,33 @@ class SqlStorage:
 
     async def hold(self, order_id: str) -> Hold:
         """See the port."""
-        found = await self._read(lambda session: _load(session, _SELECT_HOLDS, [order_id], _hold))
-        if order_id not in found:
+        found = await self._read(lambda session: _load(session, _SELECT_HOLDS, order_id, _READ_HOLD))
+        if found is None:
             raise UnknownHold(order_id)
-        return found[order_id]
+        return found
 
     async def account(self, customer_id: str) -> Account:
         """See the port."""
-        found = await self._read(lambda session: _load(session, _SELECT_ACCOUNTS, [customer_id], _account))
-        if customer_id not in found:
+        found = await self._read(lambda session: _load(session, _SELECT_ACCOUNTS, customer_id, _READ_ACCOUNT))
+        if found is None:
             raise UnknownCustomer(customer_id)
-        return found[customer_id]
+        return found
 
     async def accounts(self, after: str, limit: int) -> Sequence[Account]:
         """See the port."""
-        return await self._read(
-            lambda session: [_account(row) for row in session.rows(_SELECT_PAGE, after=after, limit=limit)]
-        )
+
+        def query(session: Session) -> Sequence[Account]:
+            found: list[Account] = []
+            last = after
+            while lacking := limit - len(found):
+                rows = session.rows(_SELECT_PAGE, after=last, limit=lacking)
+                found += _READ_ACCOUNT.readable(rows)
+                if len(rows) < lacking:
+                    break
+                last = rows[-1][0]  # others take the places of those that cannot be read
+            return found
+
+        return await self._read(query)
 
     async def answers(self) -> bool:
         """Whether the database can be written."""
@@ -195,24 +210,25 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     Raises Conflict.
     """
     order_ids = {c.order_id for c in commands if isinstance(c, PlaceHold | Confirm | Release)}
+    due: set[str] = set()
     for command in commands:
         if isinstance(command, Forget):
             order_ids.update(command.order_ids)
         if isinstance(command, ExpireDue):
-            latest_us = now_us + command.ttl_us + CLOCKS_APART_US
-            for from_us, until_us in ((_ANY_TIME_AGO, now_us), (latest_us, _NEVER)):
-                due = session.rows(_SELECT_DUE, from_us=from_us, until_us=until_us, limit=command.limit)
-                order_ids.update(order_id for (order_id,) in due)
-    old_holds, locked_ids = _locked(session, _LOCK_HOLDS, order_ids, _hold)
+            due |= _due(session, command, now_us)
+    order_ids |= due
+    old_holds, lacking = _locked(session, _LOCK_HOLDS, order_ids, _READ_HOLD)
     customer_ids = {c.customer_id for c in commands if isinstance(c, PlaceHold | Confirm | PutAccount)}
     # What is CLOSED or EXPIRED affects no account, and hundreds of such may be forgotten at once, beside live orders.
     live = [hold for hold in old_holds.values() if hold.state in (State.HELD, State.CONFIRMED)]
     customer_ids.update(hold.customer_id for hold in live)
-    old_accounts, locked_customers = _locked(session, _LOCK_ACCOUNTS, customer_ids, _account)
+    old_accounts, lacking_accounts = _locked(session, _LOCK_ACCOUNTS, customer_ids, _READ_ACCOUNT)
     for hold in live:
-        if hold.customer_id in locked_customers:  # then nothing can be said of what is held or booked there, either
-            locked_ids.add(hold.order_id)
+        if why := lacking_accounts.get(hold.customer_id):  # then nothing can be said of what is held there, either
+            lacking[hold.order_id] = why
             del old_holds[hold.order_id]
+    for order_id in due & {each for each, why in lacking.items() if isinstance(why, Damaged)}:
+        session.run(_PUT_OFF, key=order_id, due=now_us + _DAMAGED_DELAY_US)  # it holds up none of the others
 
     # No row of a customer's holds can come meanwhile: it takes the lock of the account.
     large = {
@@ -224,15 +240,15 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     }
     pending: Counter[str] = Counter()
     for customer_id, earned in session.rows_among(_SELECT_PENDING, large):
-        pending[customer_id] += earned
+        if isinstance(earned, int):  # or else the row is damaged, and never earns anything
+            pending[customer_id] += earned
 
     ledger = Ledger(old_accounts, old_holds, pending)
     outcomes = [
-        Overloaded() if _needs(command, locked_ids, locked_customers) else _decide(ledger, command, now_us)
-        for command in commands
+        _lacks(command, lacking, lacking_accounts) or _decide(ledger, command, now_us, lacking) for command in commands
     ]
 
-    unknown = order_ids - ledger.holds.keys() - old_holds.keys() - locked_ids
+    unknown = order_ids - ledger.holds.keys() - old_holds.keys() - lacking.keys()
     if session.rows_among(_SELECT_HOLDS, unknown):
         raise Conflict
     forgotten = sorted(old_holds.keys() - ledger.holds.keys())
@@ -251,24 +267,39 @@ def _earned(command: PlaceHold | Confirm) -> int:
     return rules.points_earned(command.subtotal) if isinstance(command, PlaceHold) else command.points_earned
 
 
-def _needs(command: Command, order_ids: Collection[str], customer_ids: Collection[str]) -> bool:
-    """Whether a command needs one of these rows."""
-    if not order_ids and not customer_ids:
-        return False
+def _due(session: Session, command: ExpireDue, now_us: int) -> set[str]:
+    """The orders whose holds have expired, or expire so late that another clock must have said so."""
+    latest_us = now_us + command.ttl_us + CLOCKS_APART_US
+    found: set[str] = set()
+    for from_us, until_us in ((_ANY_TIME_AGO, now_us), (latest_us, _NEVER)):
+        rows = session.rows(_SELECT_DUE, from_us=from_us, until_us=until_us, limit=command.limit)
+        found.update(order_id for (order_id,) in rows)
+    return found
+
+
+Lacking = Mapping[str, Overloaded | Damaged]
+"""Rows that cannot be had, by their keys, and why."""
+
+
+def _lacks(command: Command, orders: Lacking, customers: Lacking) -> DomainError | None:
+    """Why a command cannot be carried out: it needs a row that cannot be had."""
+    if not orders and not customers:
+        return None
     match command:
         case PlaceHold(order_id, customer_id) | Confirm(order_id, customer_id):
-            return order_id in order_ids or customer_id in customer_ids
+            return orders.get(order_id) or customers.get(customer_id)
         case Release(order_id):
-            return order_id in order_ids
-        case Forget(forgotten):
-            return any(order_id in order_ids for order_id in forgotten)
+            return orders.get(order_id)
+        case Forget(order_ids):
+            whys = (orders.get(order_id) for order_id in order_ids)
+            return next((why for why in whys if isinstance(why, Overloaded)), None)  # what is damaged stays
         case PutAccount(customer_id):
-            return customer_id in customer_ids
+            return customers.get(customer_id)
         case ExpireDue():
-            return False  # it can do without some
+            return None  # it can do without some
 
 
-def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
+def _decide(ledger: Ledger, command: Command, now_us: int, lacking: Lacking) -> Outcome:
     try:
         match command:
             case PlaceHold(order_id, customer_id, subtotal, redeem_points, ttl_us):
@@ -279,7 +310,8 @@ def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
                 ledger.release(order_id)
                 return None
             case Forget(order_ids):
-                return ledger.forget(order_ids)
+                stay = [order_id for order_id in order_ids if order_id in lacking]
+                return [*stay, *ledger.forget([order_id for order_id in order_ids if order_id not in lacking])]
             case PutAccount():
                 return ledger.put(*command)
             case ExpireDue(_, ttl_us):
@@ -289,27 +321,21 @@ def _decide(ledger: Ledger, command: Command, now_us: int) -> Outcome:
 
 
 def _locked(
-    session: Session, lock: Lock, keys: Collection[str], entity: Callable[[Row], Entity]
-) -> tuple[dict[str, Entity], set[str]]:
-    """The entities, locked; and the keys of those that another process keeps locked, where the session passes those."""
+    session: Session, lock: Lock, keys: Collection[str], reader: Reader[Entity]
+) -> tuple[dict[str, Entity], dict[str, Overloaded | Damaged]]:
+    """The entities, locked; and those that cannot be had, since they are damaged or another process has locked them."""
     rows, passed = session.lock(lock, keys)
-    return {row[0]: entity(row) for row in rows}, passed
+    entities, damaged = reader.keyed(rows)
+    return entities, {**damaged, **{key: Overloaded() for key in passed}}
 
 
-def _load(
-    session: Session, query: Statement, keys: Collection[str], entity: Callable[[Row], Entity]
-) -> dict[str, Entity]:
-    return {row[0]: entity(row) for row in session.rows_among(query, keys)}
+def _load(session: Session, query: Statement, key: str, reader: Reader[Entity]) -> Entity | None:
+    """Raises Damaged."""
+    return next(map(reader, session.rows_among(query, [key])), None)
 
 
-def _account(row: Row) -> Account:
-    customer_id, name, tier, points, points_held, tier_expires_at_us = row
-    return Account(customer_id, name, Tier(tier), points, points_held, tier_expires_at_us)
-
-
-def _hold(row: Row) -> Hold:
-    order_id, state, *rest = row
-    return Hold(order_id, State(state), *rest)
+_READ_ACCOUNT = Reader("account", accounts.c, Account, tier=Tier)
+_READ_HOLD = Reader("hold", holds.c, Hold, state=State)
 
 
 def _account_row(account: Account) -> dict[str, object]:

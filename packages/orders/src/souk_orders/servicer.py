@@ -20,6 +20,7 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.HoldExpiring: (grpc.StatusCode.ABORTED, wire.ErrorReason.HOLD_EXPIRING),
     domain.WrongStatus: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.WRONG_STATUS),
     domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
+    domain.Damaged: (grpc.StatusCode.DATA_LOSS, wire.ErrorReason.RECORD_DAMAGED),
     # No UNAVAILABLE: somebody is there, so the gateway must not stop calling.
     domain.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, wire.ErrorReason.OVERLOADED),
 }

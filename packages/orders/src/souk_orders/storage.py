@@ -1,8 +1,7 @@
 """Orders and their outbox in a database, by SQLAlchemy Core."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from heapq import merge
@@ -23,7 +22,7 @@ from souk_orders.domain import (
     Status,
     UnknownOrder,
 )
-from souk_orders.due import load_due
+from souk_orders.due import load_due, put_off
 from souk_orders.limits import Position
 from souk_orders.service import (
     Answered,
@@ -36,7 +35,7 @@ from souk_orders.service import (
     PutOff,
     Refuse,
 )
-from souk_orders.statements import Among, Lock, Session, Statement, deleting, inserting, updating
+from souk_orders.statements import Among, Lock, Row, Session, Statement, deleting, inserting, updating
 from souk_orders.tables import OLD_STEPS, ORDER_COLUMNS, history_until_0004, is_order, orders, outbox
 from souk_orders.writer import Clock, Writer, system_clock
 
@@ -66,8 +65,6 @@ _RELEASE_OTHERS = Statement(
 )
 
 Result = TypeVar("Result")
-
-log = logging.getLogger(__name__)
 
 
 class SqlStorage:
@@ -100,8 +97,7 @@ class SqlStorage:
         def query(session: Session) -> tuple[Order, Sequence[HistoryEntry]]:
             for *row, steps in session.rows(_SELECT_ORDER, key=order_id):
                 if isinstance(order := tables.decision(row), Order):
-                    old = session.rows(_SELECT_OLD_STEPS, key=order_id)
-                    return order, [*(HistoryEntry(*step) for step in old), *tables.steps(steps)]
+                    return order, tables.history(order_id, session.rows(_SELECT_OLD_STEPS, key=order_id), steps)
             raise UnknownOrder(order_id)
 
         return await self._read(query)
@@ -109,15 +105,25 @@ class SqlStorage:
     async def orders(self, customer_id: str, status: Status | None, after: Position, limit: int) -> Sequence[Order]:
         """See the port."""
         statuses = Status if status is None else [status]
-        position = dict(zip(("created_at_us", "order_id"), after, strict=True))
 
-        def query(session: Session) -> Sequence[Order]:
+        def rows(session: Session, after: Position, limit: int) -> list[Row]:
             # A stretch for each status, since no index has all orders without what was refused.
             page = _page(bool(customer_id))
+            position = dict(zip(("created_at_us", "order_id"), after, strict=True))
             filters = {"customer_id": customer_id, "limit": limit, **position}
             stretches = [session.rows(page, status=each.value, **filters) for each in statuses]
-            rows = islice(merge(*stretches, key=tables.position, reverse=True), limit)
-            return [order for order in map(tables.decision, rows) if isinstance(order, Order)]
+            return list(islice(merge(*stretches, key=tables.position, reverse=True), limit))
+
+        def query(session: Session) -> Sequence[Order]:
+            found: list[Order] = []
+            last = after
+            while lacking := limit - len(found):
+                page = rows(session, last, lacking)
+                found += [order for order in tables.decision.readable(page) if isinstance(order, Order)]
+                if len(page) < lacking:
+                    break
+                last = tables.position(page[-1])  # others take the places of those that cannot be read
+            return found
 
         return await self._read(query)
 
@@ -163,15 +169,25 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
             wanted[command.participant] = command._replace(limit=command.limit + limit)
     order_ids = {order_id for command in commands if (order_id := _order_id(command))}
     rows, locked = session.lock(_LOCK_ORDERS, order_ids)
-    old_decisions = {row[0]: tables.decision(row) for row in rows}
+    old_decisions, damaged = tables.decision.keyed(rows)
+    due = []
     for lease in wanted.values():
         # The other commands may each take one away.
-        old_decisions.update(load_due(session, now_us, lease._replace(limit=lease.limit + len(commands))))
-    messages, others = tables.messages(session.rows_among(_SELECT_OUTBOX, old_decisions))
-    old_outbox = {(message.order_id, message.participant): message for message in messages}
+        found = load_due(session, now_us, lease._replace(limit=lease.limit + len(commands)))
+        old_decisions.update(found)
+        due += [(order_id, lease.participant) for order_id in found]
+    messages, others, spoilt = tables.messages(session.rows_among(_SELECT_OUTBOX, old_decisions))
+    for order_id, why in spoilt.items():  # it may be any of its messages, so nothing can be said of the order
+        damaged[order_id] = why
+        del old_decisions[order_id]
+    for order_id, participant in due:
+        if order_id in spoilt:
+            put_off(session, order_id, participant, now_us, spoilt[order_id])
+    old_outbox = {(each.order_id, each.participant): each for each in messages if each.order_id in old_decisions}
 
     book = OrderBook(old_decisions, old_outbox.values(), now_us, others)
-    outcomes = [Overloaded() if _order_id(command) in locked else _decide(book, command) for command in commands]
+    lacking: dict[str, DomainError] = {**damaged, **{order_id: Overloaded() for order_id in locked}}
+    outcomes = [lacking.get(_order_id(command)) or _decide(book, command) for command in commands]
 
     _save_decisions(session, old_decisions, book)
     _save_outbox(session, old_outbox, book.outbox)
@@ -214,14 +230,10 @@ def _decide(book: OrderBook, command: Command) -> Outcome:
 
 
 def _load_order(session: Session, order_id: str) -> Order:
-    order = _load_decisions(session, _SELECT_ORDERS, [order_id]).get(order_id)
+    order = next(map(tables.decision, session.rows_among(_SELECT_ORDERS, [order_id])), None)
     if not isinstance(order, Order):
         raise UnknownOrder(order_id)
     return order
-
-
-def _load_decisions(session: Session, query: Statement, order_ids: Collection[str]) -> dict[str, Decision]:
-    return {row[0]: tables.decision(row) for row in session.rows_among(query, order_ids)}
 
 
 # Entities are immutable: what changed is another object than the one that was loaded.

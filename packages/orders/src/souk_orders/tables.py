@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -21,8 +22,9 @@ from sqlalchemy import (
 )
 
 from souk_orders.book import Kind, Message, Participant
-from souk_orders.domain import Decision, HistoryEntry, Line, Order, Refusal, RefusedOrder, Status, Terms
+from souk_orders.domain import Damaged, Decision, HistoryEntry, Line, Order, Refusal, RefusedOrder, Status, Terms
 from souk_orders.limits import Position
+from souk_orders.rows import Reader, check_types, damaged
 from souk_orders.statements import Row
 
 REFUSED = "REFUSED"
@@ -97,24 +99,50 @@ OLD_STEPS = [history_until_0004.c[name] for name in HistoryEntry._fields]
 """What is read of them."""
 
 
-def decision(row: Row) -> Decision:
-    """What was decided, from a row of `ORDER_COLUMNS`."""
-    order_id, fingerprint, status, reason, customer_id, currency, lines, *figures, refusal, created_at_us, note = row
-    if status == REFUSED:
-        return RefusedOrder(order_id, fingerprint, customer_id, Refusal(*json.loads(refusal)), created_at_us)
-    percent, discount, redeemed, earned, without_loyalty = figures
-    terms = Terms(
-        customer_id,
-        currency,
-        tuple(Line(*line) for line in json.loads(lines)),
-        percent,
-        discount,
-        redeemed,
-        earned,
-        bool(without_loyalty),
-        note,
-    )
-    return Order(order_id, fingerprint, terms, Status(status), reason, created_at_us)
+def _status(text: str) -> Status | None:
+    return None if text == REFUSED else Status(text)
+
+
+def _lines(text: str) -> tuple[Line, ...]:
+    found = json.loads(text)
+    check_types([found], list)
+    lines = tuple(Line(*line) for line in found)
+    for line in lines:
+        check_types(line, str, str, int, int)
+    return lines
+
+
+def _refusal(text: str | None) -> Refusal | None:
+    if text is None:
+        return None
+    refusal = Refusal(*json.loads(text))
+    check_types(refusal, str, str, dict)
+    return refusal
+
+
+def _decision(
+    order_id: str,
+    fingerprint: bytes,
+    status: Status | None,
+    reason: str,
+    customer_id: str,
+    currency: str,
+    lines: tuple[Line, ...],
+    *rest: Any,
+) -> Decision:
+    percent, discount, redeemed, earned, without_loyalty, refusal, created_at_us, note = rest
+    if status is None:
+        check_types([refusal], Refusal)
+        return RefusedOrder(order_id, fingerprint, customer_id, refusal, created_at_us)
+    terms = Terms(customer_id, currency, lines, percent, discount, redeemed, earned, bool(without_loyalty), note)
+    return Order(order_id, fingerprint, terms, status, reason, created_at_us)
+
+
+decision = Reader("order", OF_DECISIONS, _decision, status=_status, lines=_lines, refusal=_refusal)
+"""What was decided, from a row of `ORDER_COLUMNS`."""
+
+message = Reader("message to a participant of order", outbox.c, Message, participant=Participant, kind=Kind)
+"""What a participant must be told."""
 
 
 def position(row: Row) -> Position:
@@ -125,22 +153,22 @@ def position(row: Row) -> Position:
 _PARTICIPANTS = frozenset(each.value for each in Participant)
 
 
-def messages(rows: Sequence[Row]) -> tuple[list[Message], dict[str, dict[str, str]]]:
-    """What participants must be told; and the kinds of messages to those that only a newer version knows, by order."""
-    known, others = [], defaultdict[str, dict[str, str]](dict)
+def messages(rows: Sequence[Row]) -> tuple[list[Message], dict[str, dict[str, str]], dict[str, Damaged]]:
+    """What participants must be told; the kinds of messages to those that only a newer version knows, by order.
+
+    And the orders of messages that cannot be read.
+    """
+    known, others, damaged = [], defaultdict[str, dict[str, str]](dict), {}
     for row in rows:
         order_id, participant, kind, *_ = row
-        if participant in _PARTICIPANTS:
-            known.append(message(row))
-        else:
-            others[order_id][participant] = kind
-    return known, others
-
-
-def message(row: Row) -> Message:
-    """What a participant must be told."""
-    order_id, participant, kind, *rest = row
-    return Message(order_id, Participant(participant), Kind(kind), *rest)
+        try:
+            if participant in _PARTICIPANTS:
+                known.append(message(row))
+            else:
+                others[order_id][participant] = kind
+        except Damaged as error:
+            damaged[order_id] = error
+    return known, others, damaged
 
 
 def order_row(decision: Decision, steps: Sequence[HistoryEntry] = ()) -> dict[str, object]:
@@ -172,8 +200,22 @@ def order_row(decision: Decision, steps: Sequence[HistoryEntry] = ()) -> dict[st
     }
 
 
+def history(order_id: str, old: Sequence[Row], text: str) -> list[HistoryEntry]:
+    """The steps that are not in the order's row, and those that are. Raises Damaged."""
+    field = history_until_0004.name
+    try:
+        entries = [HistoryEntry(*step) for step in old]
+        field = "steps"
+        entries += steps(text)
+        for entry in entries:
+            check_types(entry, str, int, str, str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise damaged("order", order_id, field, error) from error
+    return entries
+
+
 def steps(text: str) -> list[HistoryEntry]:
-    """Those of an order's row."""
+    """Those of an order's row. Raises TypeError, ValueError."""
     return [HistoryEntry(*step) for step in json.loads(f"[{text.rstrip(',')}]")]
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from souk_reservations.domain import (
     LONGEST_TTL_US,
     MAX_PIECES,
+    NO_ANSWER,
     DomainError,
     InvalidArgument,
     Item,
@@ -158,7 +159,7 @@ class Reservations:
     async def confirm(self, order_id: str, lines: Sequence[Line]) -> DomainError | None:
         """Gives None for yes, or why not."""
         (outcome,) = await self.confirm_all([(order_id, lines)])
-        if isinstance(outcome, InvalidArgument | Overloaded):
+        if isinstance(outcome, NO_ANSWER):
             raise outcome
         return outcome
 

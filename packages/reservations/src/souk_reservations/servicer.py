@@ -28,6 +28,7 @@ STATUSES: dict[type[domain.DomainError], tuple[grpc.StatusCode, wire.ErrorReason
     domain.PreconditionFailed: (grpc.StatusCode.FAILED_PRECONDITION, wire.ErrorReason.PRECONDITION_FAILED),
     domain.UnknownReservation: (grpc.StatusCode.NOT_FOUND, wire.ErrorReason.UNKNOWN_RESERVATION),
     domain.StorageUnavailable: (grpc.StatusCode.UNAVAILABLE, wire.ErrorReason.STORAGE_UNAVAILABLE),
+    domain.Damaged: (grpc.StatusCode.DATA_LOSS, wire.ErrorReason.RECORD_DAMAGED),
     # No UNAVAILABLE: somebody is there, so the gateway must not stop calling.
     domain.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, wire.ErrorReason.OVERLOADED),
 }
@@ -61,10 +62,7 @@ class ReservationsServicer(wire.ReservationsServicer):
         with _refusals():
             outcomes = await self._reservations.confirm_all([(each.order_id, _lines(each.lines)) for each in requests])
         return [
-            _refused(outcome)
-            if isinstance(outcome, domain.InvalidArgument | domain.Overloaded)
-            else _confirmed(outcome)
-            for outcome in outcomes
+            _refused(outcome) if isinstance(outcome, domain.NO_ANSWER) else _confirmed(outcome) for outcome in outcomes
         ]
 
     async def release(self, request: wire.ReleaseRequest) -> wire.ReleaseResponse:

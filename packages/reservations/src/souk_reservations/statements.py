@@ -157,6 +157,19 @@ class Lock:
         """Which of the keys there are rows for, locked or not."""
 
 
+class Undecodable(str):
+    """What stands in a column of text, and is none."""
+
+    __slots__ = ()
+
+
+def _text(stored: bytes) -> str:
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return Undecodable(stored.decode(errors="replace"))
+
+
 class Session:
     """A transaction. What it gives and takes are the driver's values: JSON is text.
 
@@ -175,7 +188,16 @@ class Session:
 
     def rows(self, statement: Statement, **parameters: object) -> list[Row]:
         """All rows of a query, or those that a change returns."""
-        found: list[Row] = self._execute(statement, parameters).fetchall()
+        cursor = self._execute(statement, parameters)
+        try:
+            found: list[Row] = cursor.fetchall()
+        except Exception as error:
+            if not self._embedded or "decode" not in str(error):
+                raise
+            # SQLite keeps what is no text in columns of text, and its driver then reads no row of the query.
+            cursor.connection.text_factory = _text
+            found = self._execute(statement, parameters).fetchall()
+            cursor.connection.text_factory = str
         return found
 
     def rows_among(self, statement: Statement, keys: Collection[str]) -> list[Row]:

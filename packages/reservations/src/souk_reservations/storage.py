@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -21,11 +21,13 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
+    update,
 )
 
 from souk_reservations.database import Conflict, Database
 from souk_reservations.domain import (
     CLOCKS_APART_US,
+    Damaged,
     DomainError,
     Item,
     Line,
@@ -39,6 +41,7 @@ from souk_reservations.domain import (
     UnknownReservation,
     UnknownSku,
 )
+from souk_reservations.rows import Reader, check_types
 from souk_reservations.service import (
     Command,
     Confirm,
@@ -51,7 +54,7 @@ from souk_reservations.service import (
     RestockItem,
     RestockOnce,
 )
-from souk_reservations.statements import Among, Change, Lock, Row, Session, Statement, deleting, inserting, updating
+from souk_reservations.statements import Among, Change, Lock, Session, Statement, deleting, inserting, updating
 from souk_reservations.writer import Clock, Writer, system_clock
 
 REVISION = "0005"
@@ -155,6 +158,10 @@ _INSERT_RESTOCKS = inserting(restocks)
 _UPDATE_ITEMS = updating(items)
 _UPDATE_RESERVATIONS = updating(reservations)
 _DELETE_RESERVATIONS = deleting(reservations)
+_PUT_OFF = Statement(
+    update(reservations).where(reservations.c.order_id == bindparam("key")).values(expires_at_us=bindparam("due"))
+)
+_DAMAGED_DELAY_US = 30_000_000
 
 _ANY_TIME_AGO, _NEVER = -(2**62), 2**62
 
@@ -180,23 +187,33 @@ class SqlStorage:
 
     async def reservation(self, order_id: str) -> Reservation:
         """See the port."""
-        found = await self._read(lambda session: _load(session, _SELECT_RESERVATIONS, [order_id], _reservation))
-        if order_id not in found:
+        found = await self._read(lambda session: _load(session, _SELECT_RESERVATIONS, order_id, _READ_RESERVATION))
+        if found is None:
             raise UnknownReservation(order_id)
-        return found[order_id]
+        return found
 
     async def item(self, sku: str) -> Item:
         """See the port."""
-        found = await self._read(lambda session: _load(session, _SELECT_ITEMS, [sku], _item))
-        if sku not in found:
+        found = await self._read(lambda session: _load(session, _SELECT_ITEMS, sku, _READ_ITEM))
+        if found is None:
             raise UnknownSku(sku)
-        return found[sku]
+        return found
 
     async def items(self, after: str, limit: int) -> Sequence[Item]:
         """See the port."""
-        return await self._read(
-            lambda session: [_item(row) for row in session.rows(_SELECT_PAGE, after=after, limit=limit)]
-        )
+
+        def query(session: Session) -> Sequence[Item]:
+            found: list[Item] = []
+            last = after
+            while lacking := limit - len(found):
+                rows = session.rows(_SELECT_PAGE, after=last, limit=lacking)
+                found += _READ_ITEM.readable(rows)
+                if len(rows) < lacking:
+                    break
+                last = rows[-1][0]  # others take the places of those that cannot be read
+            return found
+
+        return await self._read(query)
 
     async def answers(self) -> bool:
         """Whether the database can be written."""
@@ -235,38 +252,39 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     Raises Conflict.
     """
     order_ids = {c.order_id for c in commands if isinstance(c, Reserve | Confirm | Release)}
+    due: set[str] = set()
     for command in commands:
         if isinstance(command, Forget):
             order_ids.update(command.order_ids)
         if isinstance(command, ExpireDue):
-            latest_us = now_us + command.ttl_us + CLOCKS_APART_US
-            for from_us, until_us in ((_ANY_TIME_AGO, now_us), (latest_us, _NEVER)):
-                due = session.rows(_SELECT_DUE, from_us=from_us, until_us=until_us, limit=command.limit)
-                order_ids.update(order_id for (order_id,) in due)
-    old_reservations, locked_ids = _locked(session, _LOCK_RESERVATIONS, order_ids, _reservation)
+            due |= _due(session, command, now_us)
+    order_ids |= due
+    old_reservations, lacking = _locked(session, _LOCK_RESERVATIONS, order_ids, _READ_RESERVATION)
     skus = {c.sku for c in commands if isinstance(c, PutItem | RestockItem | RestockOnce)}
     skus.update(line.sku for c in commands if isinstance(c, Reserve | Confirm) for line in c.lines)
     # What is CLOSED or EXPIRED affects no item, and hundreds of such may be forgotten at once, beside live orders.
     live = [each for each in old_reservations.values() if each.state in (State.HELD, State.CONFIRMED)]
     skus.update(line.sku for reservation in live for line in reservation.lines)
-    old_items, locked_skus = _locked(session, _LOCK_ITEMS, skus, _item)
-    if locked_skus:  # then nothing can be said of what is held or sold of these items, either
+    old_items, lacking_items = _locked(session, _LOCK_ITEMS, skus, _READ_ITEM)
+    if lacking_items:  # then nothing can be said of what is held or sold of these items, either
         for reservation in live:
-            if any(line.sku in locked_skus for line in reservation.lines):
-                locked_ids.add(reservation.order_id)
+            if whys := [lacking_items[line.sku] for line in reservation.lines if line.sku in lacking_items]:
+                lacking[reservation.order_id] = whys[0]
                 del old_reservations[reservation.order_id]
+    for order_id in due & {each for each, why in lacking.items() if isinstance(why, Damaged)}:
+        session.run(_PUT_OFF, key=order_id, due=now_us + _DAMAGED_DELAY_US)  # it holds up none of the others
 
     # Nothing changes them, so they need no lock; who inserts the same one at the same time meets with a Conflict.
     request_ids = {c.request_id for c in commands if isinstance(c, RestockOnce)}
-    old_restocks = _load(session, _SELECT_RESTOCKS, request_ids, _restock)
+    old_restocks, damaged_restocks = _READ_RESTOCK.keyed(session.rows_among(_SELECT_RESTOCKS, request_ids))
+    lacking.update(damaged_restocks)
 
     stock = Stock(old_items, old_reservations, old_restocks)
     outcomes = [
-        Overloaded() if _needs(command, locked_ids, locked_skus) else _decide(stock, command, now_us)
-        for command in commands
+        _lacks(command, lacking, lacking_items) or _decide(stock, command, now_us, lacking) for command in commands
     ]
 
-    unknown = order_ids - stock.reservations.keys() - old_reservations.keys() - locked_ids
+    unknown = order_ids - stock.reservations.keys() - old_reservations.keys() - lacking.keys()
     if session.rows_among(_SELECT_RESERVATIONS, unknown):
         raise Conflict
     forgotten = sorted(old_reservations.keys() - stock.reservations.keys())
@@ -281,24 +299,41 @@ def carry_out(session: Session, commands: Sequence[Command], now_us: int) -> Seq
     return outcomes
 
 
-def _needs(command: Command, order_ids: Collection[str], skus: Collection[str]) -> bool:
-    """Whether a command needs one of these rows."""
-    if not order_ids and not skus:
-        return False
+def _due(session: Session, command: ExpireDue, now_us: int) -> set[str]:
+    """The orders whose holds have expired, or expire so late that another clock must have said so."""
+    latest_us = now_us + command.ttl_us + CLOCKS_APART_US
+    found: set[str] = set()
+    for from_us, until_us in ((_ANY_TIME_AGO, now_us), (latest_us, _NEVER)):
+        rows = session.rows(_SELECT_DUE, from_us=from_us, until_us=until_us, limit=command.limit)
+        found.update(order_id for (order_id,) in rows)
+    return found
+
+
+Lacking = Mapping[str, Overloaded | Damaged]
+"""Rows that cannot be had, by their keys, and why."""
+
+
+def _lacks(command: Command, orders: Lacking, items: Lacking) -> DomainError | None:
+    """Why a command cannot be carried out: it needs a row that cannot be had."""
+    if not orders and not items:
+        return None
     match command:
         case Reserve(order_id, lines) | Confirm(order_id, lines):
-            return order_id in order_ids or any(line.sku in skus for line in lines)
+            return orders.get(order_id) or next((items[line.sku] for line in lines if line.sku in items), None)
         case Release(order_id):
-            return order_id in order_ids
-        case Forget(forgotten):
-            return any(order_id in order_ids for order_id in forgotten)
-        case PutItem(sku) | RestockItem(sku) | RestockOnce(_, sku):
-            return sku in skus
+            return orders.get(order_id)
+        case Forget(order_ids):
+            whys = (orders.get(order_id) for order_id in order_ids)
+            return next((why for why in whys if isinstance(why, Overloaded)), None)  # what is damaged stays
+        case RestockOnce(request_id, sku):
+            return orders.get(request_id) or items.get(sku)
+        case PutItem(sku) | RestockItem(sku):
+            return items.get(sku)
         case ExpireDue():
-            return False  # it can do without some
+            return None  # it can do without some
 
 
-def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
+def _decide(stock: Stock, command: Command, now_us: int, lacking: Lacking) -> Outcome:
     try:
         match command:
             case Reserve(order_id, lines, ttl_us):
@@ -309,7 +344,8 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
                 stock.release(order_id)
                 return None
             case Forget(order_ids):
-                return stock.forget(order_ids)
+                stay = [order_id for order_id in order_ids if order_id in lacking]
+                return [*stay, *stock.forget([order_id for order_id in order_ids if order_id not in lacking])]
             case PutItem():
                 return stock.put(*command)
             case RestockItem(sku, quantity):
@@ -323,37 +359,46 @@ def _decide(stock: Stock, command: Command, now_us: int) -> Outcome:
 
 
 def _locked(
-    session: Session, lock: Lock, keys: Collection[str], entity: Callable[[Row], Entity]
-) -> tuple[dict[str, Entity], set[str]]:
-    """The entities, locked; and the keys of those that another process keeps locked, where the session passes those."""
+    session: Session, lock: Lock, keys: Collection[str], reader: Reader[Entity]
+) -> tuple[dict[str, Entity], dict[str, Overloaded | Damaged]]:
+    """The entities, locked; and those that cannot be had, since they are damaged or another process has locked them."""
     rows, passed = session.lock(lock, keys)
-    return {row[0]: entity(row) for row in rows}, passed
+    entities, damaged = reader.keyed(rows)
+    return entities, {**damaged, **{key: Overloaded() for key in passed}}
 
 
-def _load(
-    session: Session, query: Statement, keys: Collection[str], entity: Callable[[Row], Entity]
-) -> dict[str, Entity]:
-    return {row[0]: entity(row) for row in session.rows_among(query, keys)}
+def _load(session: Session, query: Statement, key: str, reader: Reader[Entity]) -> Entity | None:
+    """Raises Damaged."""
+    return next(map(reader, session.rows_among(query, [key])), None)
 
 
-def _item(row: Row) -> Item:
-    return Item(*row)
+def _lines(text: str) -> tuple[Line, ...]:
+    found = json.loads(text)
+    check_types([found], list)
+    lines = tuple(Line(*line) for line in found)
+    for line in lines:
+        check_types(line, str, int)
+    return lines
 
 
-def _reservation(row: Row) -> Reservation:
-    order_id, state, lines_text, quote_text, expires_at_us = row
-    lines = tuple(Line(sku, quantity) for sku, quantity in json.loads(lines_text))
-    prices = json.loads(quote_text)
+def _prices(text: str) -> list[tuple[str, int]]:
+    prices = [(name, unit_price) for name, unit_price in json.loads(text)]
+    for price in prices:
+        check_types(price, str, int)
+    return prices
+
+
+def _reservation(
+    order_id: str, state: State, lines: tuple[Line, ...], prices: Sequence[tuple[str, int]], expires_at_us: int
+) -> Reservation:
     quote = tuple(
         QuotedLine(line.sku, name, line.quantity, unit_price)
         for line, (name, unit_price) in zip(lines if prices else (), prices, strict=True)
     )
-    return Reservation(order_id, State(state), lines, quote, expires_at_us)
+    return Reservation(order_id, state, lines, quote, expires_at_us)
 
 
-def _restock(row: Row) -> Restock:
-    request_id, sku, quantity, answer_text, at_us = row
-    found = json.loads(answer_text)
+def _restock(request_id: str, sku: str, quantity: int, found: Mapping[str, Any], at_us: int) -> Restock:
     answer: Item | UnknownSku | OnHandAboveLimit
     if "item" in found:
         answer = Item(sku, *found["item"])
@@ -362,6 +407,11 @@ def _restock(row: Row) -> Restock:
     else:
         answer = UnknownSku(sku)
     return Restock(request_id, sku, quantity, answer, at_us)
+
+
+_READ_RESTOCK = Reader("restock", restocks.c, _restock, answer=json.loads)
+_READ_ITEM = Reader("item", items.c, Item)
+_READ_RESERVATION = Reader("reservation", reservations.c, _reservation, state=State, lines=_lines, quote=_prices)
 
 
 def _restock_row(restock: Restock) -> dict[str, object]:
