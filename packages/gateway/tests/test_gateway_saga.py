@@ -1,5 +1,6 @@
 """The order flow against hand-written ports: who is called with what, and what comes of it."""
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -63,6 +64,8 @@ class Services:
         self.loyalty_away = loyalty_away
         self.orders_away = orders_away
         self.points = 100
+        self.hangs_in = ""
+        self.hanging = asyncio.Event()
         self.calls: list[str] = []
         self.requests: dict[str, Any] = {}
         self.time_left_s: dict[str, float] = {}
@@ -102,6 +105,9 @@ class Services:
 
     async def hold(self, request: HoldRequest, exchange: Exchange, *, share: float = 1.0) -> HoldResponse:
         self._call("hold", request, exchange, share)
+        if self.hangs_in == "hold":
+            self.hanging.set()
+            await asyncio.Event().wait()
         return HoldResponse(
             discount_percent=10,
             discount=100,
@@ -385,6 +391,21 @@ async def test_without_a_key_an_order_whose_answer_was_lost_is_still_answered() 
     services.records_before_failing = True
     decision = await services.saga().place(TEA, None, services.exchange())
     assert decision.outcome == Order(id=services.requests["create"].order_id)
+
+
+@pytest.mark.parametrize("key", ["K", None])
+async def test_an_order_that_is_cut_off_is_ended_unless_a_retry_can_join_it(key: str | None) -> None:
+    services = Services()
+    services.hangs_in = "hold"
+    placing = asyncio.ensure_future(services.saga().place(TEA, key, services.exchange()))
+    await services.hanging.wait()
+    placing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await placing
+    for _ in range(10):  # turns of the loop, in which it would be refused
+        await asyncio.sleep(0)
+    assert services.calls[1:] == (["hold"] if key else ["hold", "refuse"])
+    assert (services.decided is None) == (key is not None)
 
 
 async def test_without_a_key_orders_being_away_gives_the_first_error() -> None:

@@ -5,6 +5,7 @@ same answer. The saga keeps no state and releases nothing: only the orders servi
 a decision expires by itself.
 """
 
+import asyncio
 import hashlib
 import logging
 import uuid
@@ -108,6 +109,8 @@ class Saga:
         self._orders = orders
         self._loyalty_required = loyalty_required
         self._customers = Customers(loyalty)
+        self._abandoning: set[asyncio.Task[Decision]] = set()
+        """For requests that were cut off."""
 
     async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange, besides: str = "") -> Decision:
         """Places an order, once for each key. `besides` is what the request says besides the order.
@@ -120,11 +123,7 @@ class Saga:
         order_id, fingerprint = order_id_of(CALLER, key), fingerprint_of(wanted, besides)
         needs_loyalty = self._loyalty_required or wanted.redeem_points > 0
         # Before goods are held, which nobody could then use or release.
-        if await self._orders.is_away(exchange):
-            raise Unavailable("orders does not answer, so no order was placed; try again in a moment")
-        loyalty_away = await self._loyalty.is_away(exchange)
-        if loyalty_away and needs_loyalty:
-            raise Unavailable("loyalty does not answer, so no order was placed; try again in a moment")
+        loyalty_away = await self._look_who_is_away(needs_loyalty, exchange)
         try:
             try:
                 if not loyalty_away:
@@ -142,6 +141,28 @@ class Saga:
             if key is not None:
                 raise
             return await self._abandon(order_id, fingerprint, wanted, error, exchange)
+        except asyncio.CancelledError:  # the client has gone
+            if key is None:
+                cut = Unavailable("the request was cut off")
+                task = asyncio.create_task(self._abandon(order_id, fingerprint, wanted, cut, exchange))
+                self._abandoning.add(task)
+                task.add_done_callback(self._abandoned)
+            raise
+
+    async def _look_who_is_away(self, needs_loyalty: bool, exchange: Exchange) -> bool:
+        """Whether loyalty is away. Raises `Unavailable` if a service that is needed is."""
+        if await self._orders.is_away(exchange):
+            raise Unavailable("orders does not answer, so no order was placed; try again in a moment")
+        loyalty_away = await self._loyalty.is_away(exchange)
+        if loyalty_away and needs_loyalty:
+            raise Unavailable("loyalty does not answer, so no order was placed; try again in a moment")
+        return loyalty_away
+
+    def _abandoned(self, task: asyncio.Task[Decision]) -> None:
+        self._abandoning.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Unavailable):
+            log.error("an order that was cut off could not be ended", exc_info=error)
 
     async def _check_first(self, order_id: str, wanted: OrderRequest, needed: bool, exchange: Exchange) -> None:
         """Raises `Rejected` for an order that loyalty would refuse after its goods were held."""
