@@ -11,7 +11,7 @@ from souk_contracts.errors import refusal_of
 from souk_contracts.loyalty.v1 import ConfirmRequest, LoyaltyStub
 from souk_loyalty.domain import Account, Damaged, Hold, State
 from souk_loyalty.rules import Tier
-from souk_loyalty.service import Confirm, ExpireDue, Forget, PlaceHold, PutAccount, Release
+from souk_loyalty.service import Confirm, ExpireDue, Forget, Loyalty, PlaceHold, PutAccount, Release
 from souk_loyalty.storage import SqlStorage
 
 
@@ -125,3 +125,13 @@ async def test_on_the_wire_a_damaged_row_is_data_loss_with_its_name_and_no_answe
     assert refusal is not None
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.DATA_LOSS, "RECORD_DAMAGED")
     assert refusal.metadata == {"record": "account", "id": "c-1", "damaged_field": "tier"}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_list_goes_on_after_an_account_that_is_damaged_meanwhile(storage: SqlStorage) -> None:
+    await storage.execute([put(customer_id) for customer_id in ("c-1", "c-2", "c-3")])
+    loyalty = Loyalty(storage, hold_ttl_s=60)
+    _, token = await loyalty.accounts(2, "")
+    damage(storage, "accounts SET points = 'many' WHERE customer_id = 'c-2'")
+    rest, _ = await loyalty.accounts(2, token)
+    assert [account.customer_id for account in rest] == ["c-3"]

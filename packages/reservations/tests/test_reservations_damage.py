@@ -11,7 +11,7 @@ from souk_contracts.errors import refusal_of
 from souk_contracts.reservations.v1 import ConfirmRequest, GetItemRequest, ListItemsRequest, ReservationsStub
 from souk_contracts.reservations.v1 import Line as WireLine
 from souk_reservations.domain import Damaged, Item, Line, Reservation, State
-from souk_reservations.service import Confirm, ExpireDue, Forget, PutItem, Release, Reserve, RestockItem
+from souk_reservations.service import Confirm, ExpireDue, Forget, PutItem, Release, Reservations, Reserve, RestockItem
 from souk_reservations.storage import SqlStorage
 
 ROWS_ANYWHERE = [
@@ -124,3 +124,13 @@ async def test_on_the_wire_a_damaged_row_is_data_loss_with_its_name_and_no_answe
     assert refusal.metadata == {"record": "reservation", "id": order_id, "damaged_field": "state"}
     assert (await stub.get_item(GetItemRequest(sku="tea"))).item is not None
     assert len((await stub.list_items(ListItemsRequest())).items) == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_list_goes_on_after_an_item_that_is_damaged_meanwhile(storage: SqlStorage) -> None:
+    await storage.execute([PutItem(sku, sku.title(), 450, 9) for sku in ("bag", "cup", "mug")])
+    reservations = Reservations(storage, hold_ttl_s=60)
+    _, token = await reservations.items(2, "")
+    damage(storage, "items SET unit_price = 'dear' WHERE sku = 'cup'")
+    rest, _ = await reservations.items(2, token)
+    assert [item.sku for item in rest] == ["mug"]

@@ -13,6 +13,7 @@ from souk_reservations.domain import (
     LONGEST_TTL_US,
     MAX_PIECES,
     NO_ANSWER,
+    Damaged,
     DomainError,
     InvalidArgument,
     Item,
@@ -233,6 +234,8 @@ class Reservations:
         if page_token:
             try:
                 await self.item(page_token)
+            except Damaged:
+                pass  # it is there, and the list goes on without it
             except (InvalidArgument, UnknownSku):
                 wanted = "is not from an answer of this call; leave it empty for the first page"
                 raise InvalidArgument("page_token", wanted) from None
