@@ -147,8 +147,31 @@ _GIT_SETTINGS = {
 }  # fmt: skip
 
 
-def pytest_configure() -> None:
+def pgbouncer_is_installed() -> bool:
+    """Whether the pooler is there that PostgreSQL is often put behind."""
+    return shutil.which("pgbouncer") is not None or Path("/usr/sbin/pgbouncer").exists()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if item.get_closest_marker("pgbouncer")]
+    if left_out and not pgbouncer_is_installed():
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not pgbouncer_is_installed():
+        terminalreporter.write_line(
+            "NO PGBOUNCER HERE: that poolers are refused was not tested. Install it (apt install pgbouncer) and run "
+            "again.",
+            red=True,
+        )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Nothing that the user has set, nor how busy the machine is, decides whether tests pass."""
+    config.addinivalue_line("markers", "pgbouncer: needs pgbouncer; left out, and said so, where it is not installed")
     for name in [name for name in os.environ if name.startswith("GIT_") and name != "GIT_SSL_CAINFO"]:
         del os.environ[name]
     os.environ["GIT_CONFIG_COUNT"] = str(len(_GIT_SETTINGS))

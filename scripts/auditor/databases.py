@@ -120,7 +120,8 @@ def _text(key: Sequence[Any]) -> str:
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         if url.get_backend_name() in ("postgresql", "postgres"):
-            url = url.set(drivername="postgresql+psycopg")  # as the services do
+            # As the services do; two of their settings are not libpq's.
+            url = url.set(drivername="postgresql+psycopg").difference_update_query(["prepare_threshold", "pooler"])
         engine = create_engine(url, isolation_level="REPEATABLE READ", poolclass=NullPool)
         return engine.execution_options(postgresql_readonly=True)
     path = Path(url.database or "").absolute()

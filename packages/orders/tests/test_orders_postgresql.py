@@ -1,23 +1,30 @@
 """What is PostgreSQL's own: processes that share an outbox and lock rows, a server that goes and comes back."""
 
 import asyncio
+import os
 import random
 import re
+import shutil
+import socket
+import subprocess
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import make_url, select, text
 
 from souk_orders import retention as retention_module
 from souk_orders import tables
 from souk_orders.book import Decided, Participant
 from souk_orders.database import Database
 from souk_orders.domain import Order, Refusal, Status, StorageUnavailable, Terms
+from souk_orders.environment import BadSetting
 from souk_orders.limits import START
 from souk_orders.migrate import migrate
 from souk_orders.relay import OutboxRelay
@@ -25,7 +32,7 @@ from souk_orders.retention import Delete, SqlRetention
 from souk_orders.routes import Reply
 from souk_orders.service import Answered, Cancel, Command, Complete, Create, Lease, Refuse
 from souk_orders.statements import Statement
-from souk_orders.storage import SqlStorage, carry_out
+from souk_orders.storage import REVISION, SqlStorage, carry_out
 from souk_orders.writer import Clock
 
 PRINT = bytes(32)
@@ -265,3 +272,56 @@ async def test_plans_that_were_made_while_tables_were_empty_are_those_of_full_on
     changes = [plan for plan in plans if plan.startswith(("UPDATE outbox", "DELETE FROM outbox"))]
     assert len(changes) == 2
     assert all("outbox_pkey" in plan for plan in changes)
+
+
+def test_how_often_a_statement_is_carried_out_before_it_is_prepared_stands_in_the_url(postgresql: Server) -> None:
+    url = postgresql.migrated(migrate)
+    for query, threshold in (("", 0), ("?prepare_threshold=7", 7), ("?prepare_threshold=none", None)):
+        with closing(Database(f"{url}{query}")) as database:
+            found = database.read(lambda session: session._cursor.connection.prepare_threshold)
+            assert found == threshold
+    with pytest.raises(BadSetting, match="prepare_threshold in SOUK_ORDERS_DATABASE_URL must be a whole number"):
+        Database(f"{url}?prepare_threshold=often")
+
+
+@pytest.mark.pgbouncer
+def test_a_pooler_is_refused_with_the_ways_out_unless_the_url_says_that_it_pools_by_session(
+    postgresql: Server, tmp_path: Path
+) -> None:
+    direct = make_url(postgresql.migrated(migrate))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    user = {"user": "nobody"} if os.geteuid() == 0 else {}
+    settings = {
+        **user, "listen_addr": "127.0.0.1", "listen_port": port, "auth_type": "any", "pool_mode": "transaction",
+        "unix_socket_dir": "", "logfile": "",
+    }  # fmt: skip
+    config = tmp_path / "pgbouncer.ini"
+    lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
+    config.write_text(f"[databases]\n* = host=127.0.0.1 port={direct.port} user=souk\n[pgbouncer]\n{lines}\n")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)  # for its user
+    command = [shutil.which("pgbouncer") or "/usr/sbin/pgbouncer", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as pooler:
+        try:
+            assert pooler.stderr is not None
+            said = ""
+            while "process up" not in said:
+                said = pooler.stderr.readline()
+                assert said, "pgbouncer has ended"
+            url = direct.set(port=port).render_as_string(hide_password=False)
+            for command in ("migrate", "serve", "prune"):
+                ended = subprocess.run(
+                    [sys.executable, "-m", "souk_orders", command],
+                    env={**os.environ, "SOUK_ORDERS_DATABASE_URL": url},
+                    capture_output=True, text=True, timeout=60, check=False,
+                )  # fmt: skip
+                assert ended.returncode == 1
+                assert ended.stderr.startswith("souk_orders: SOUK_ORDERS_DATABASE_URL names a pooler")
+                assert "connect it directly" in ended.stderr
+                assert "adding pooler=session to the URL" in ended.stderr
+            with closing(Database(f"{url}?pooler=session&prepare_threshold=none")) as database:
+                database.check_schema(REVISION, "1.0.0")
+        finally:
+            pooler.kill()

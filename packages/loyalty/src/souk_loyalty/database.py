@@ -83,6 +83,10 @@ class SchemaBehind(SchemaMismatch):
     """The database lacks migrations that this version of the service needs."""
 
 
+class Pooled(RuntimeError):
+    """There is a pooler between this process and PostgreSQL; the text says what to do."""
+
+
 class Database:
     """A database by URL: `sqlite:////data/orders.db`, or `postgresql://user:password@host/orders`. Raises BadSetting.
 
@@ -103,10 +107,14 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             connect = {name: value for name, value in _POSTGRESQL.items() if name not in parsed.query}
-            connect["prepare_threshold"] = 0  # each statement the first time
+            connect["prepare_threshold"] = _prepare_threshold(parsed)
+            pools_sessions = parsed.query.get("pooler") == "session"
+            parsed = parsed.difference_update_query(["prepare_threshold", "pooler"])  # which are not libpq's
             self.engine = create_engine(
                 parsed, connect_args=connect, isolation_level="READ COMMITTED", poolclass=NullPool
             )
+            if not pools_sessions:
+                event.listen(self.engine, "connect", _refuse_pooler)
             event.listen(self.engine, "connect", _configure_postgresql)
             logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what it raises as well
         self._driver = self.engine.dialect.loaded_dbapi
@@ -299,6 +307,30 @@ def _parsed(url: str) -> URL:
     raise BadSetting(
         f"SOUK_{SERVICE.upper()}_DATABASE_URL must be sqlite:///path or postgresql://user:password@host/database"
     )
+
+
+def _prepare_threshold(url: URL) -> int | None:
+    """After how many times a statement is prepared, None for never. Raises BadSetting."""
+    text = url.query.get("prepare_threshold", "0")  # the first time
+    if text == "none":
+        return None
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10):
+        raise BadSetting(
+            f"prepare_threshold in SOUK_{SERVICE.upper()}_DATABASE_URL must be a whole number, or none for never"
+        )
+    return int(text)
+
+
+def _refuse_pooler(connection: Any, _record: object) -> None:
+    # One that pools by transaction mixes the sessions of its clients: their settings, prepared statements and locks.
+    ((backend,),) = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchall()
+    connection.rollback()
+    if backend != connection.info.backend_pid:
+        raise Pooled(
+            f"SOUK_{SERVICE.upper()}_DATABASE_URL names a pooler, such as pgbouncer, not PostgreSQL itself. A process "
+            "needs three connections at most, so connect it directly; or, if the pooler pools by session (not by "
+            "transaction or statement), say so by adding pooler=session to the URL"
+        )
 
 
 def _configure_postgresql(connection: Any, _record: object) -> None:
