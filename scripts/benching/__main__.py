@@ -7,6 +7,7 @@ At the end the databases are audited: figures of orders that do not audit clean 
     ./scripts/bench --only throughput --stacks bare sqlite --connections 64
     ./scripts/bench --write                  and write docs/benchmarks.md and docs/benchmarks.json
     ./scripts/bench overload                 under more load than it can carry; overload --help says more
+    ./scripts/bench attacks                  beside clients that attack; attacks --help says more
     ./scripts/bench compare REVISION         beside another revision of itself; compare --help says more
 
 Exit codes: 0 measured, 1 it could not be, 2 bad usage. docs/benchmarks.md says more.
@@ -24,7 +25,7 @@ from releasing.ledger import ROOT
 from skewing.installed import of_tree
 from skewing.processes import Failed
 
-from benching import compare, measures, overload, starts
+from benching import attacks, compare, measures, overload, starts
 from benching.document import MARK, machine, write
 from benching.load import NoLoad, number
 from benching.report import Figures, as_json, as_text
@@ -111,7 +112,7 @@ def run(options: argparse.Namespace) -> Figures:
 
 def main() -> int:
     """Gives the exit code."""
-    modes = {"overload": overload, "compare": compare}
+    modes = {"attacks": attacks, "overload": overload, "compare": compare}
     mode = modes.get(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
         if mode is None:

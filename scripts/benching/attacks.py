@@ -66,7 +66,7 @@ class Attacks:
         lines = [
             f"Target: no order failed, and p99 ÷ p99 without the attack at most {MOST:.0f}.",
             "",
-            "| attack | orders | failed | p99 without, ms | p99 with, ms | ratio | gateway's most memory so far, MB | met |",
+            "| attack | orders | failed | p99 without, ms | p99 with, ms | ratio | gateway: MB so far | met |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for each in self.found:

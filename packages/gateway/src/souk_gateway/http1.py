@@ -197,8 +197,8 @@ class Http1:
             stream.leave()
 
     def _time_out(self, reason: str) -> None:
-        self.site.refusals.note(reason, self.wire.address)
-        if self._streams or self._parser.in_message or self._opening:
+        if self._streams or self._parser.in_message or self._opening:  # not where nothing at all was sent
+            self.site.refusals.note(reason, self.wire.address)
             self._refuse(408)
         self._is_over = True
         self._go_on()

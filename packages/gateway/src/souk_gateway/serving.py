@@ -194,9 +194,13 @@ class Door:
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
             transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connected)
-            writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
-            connection = self.connections[task] = Connection(self._site, self._context, reader, writer)
         except OSError:  # it had gone before it was taken in
+            return
+        writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+        try:
+            connection = self.connections[task] = Connection(self._site, self._context, reader, writer)
+        except OSError:  # it has gone meanwhile, and has no address any more
+            transport.abort()
             return
         await connection.run()
 
