@@ -15,6 +15,7 @@ from souk_gateway.frames import PREFACE, Flag, Kind, frame
 
 FROM = "127.0.0.66"
 """The attacker's address: a limit for each address is of no use to who shares it with the innocent."""
+_AGAIN_S = 0.25
 _BEGUN_S = 2.0
 """After so long an attack counts as under way, also where it is refused."""
 _BLOCK = hpack.Encoder().encode(
@@ -101,7 +102,7 @@ async def attack(how: Attack, host: str, port: int, begun: Callable[[], None]) -
             try:
                 reader, writer = await asyncio.open_connection(host, port, local_addr=(FROM, 0))
             except OSError:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(_AGAIN_S)
                 continue
             try:
                 writer.write(how.opening)
@@ -115,7 +116,7 @@ async def attack(how: Attack, host: str, port: int, begun: Callable[[], None]) -
                 pass
             finally:
                 writer.transport.abort()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_AGAIN_S if how.connections > 50 else 0.02)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(how.connections):

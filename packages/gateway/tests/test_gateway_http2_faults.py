@@ -353,13 +353,37 @@ def test_answers_that_are_not_taken_are_given_up_and_their_neighbours_are_served
         assert fresh.is_answered(fresh.ask())
 
 
-def test_answers_that_are_not_taken_have_a_limit(client: Http2) -> None:
+def test_while_answers_are_not_taken_no_further_request_begins(site: Site, client: Http2) -> None:
     client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
     client.flush()
-    asked = [client.ask("/large") for _ in range(8)]
-    client.until(lambda: len(client.resets) >= 7)
-    assert list(client.resets.values())[:7] == [Code.ENHANCE_YOUR_CALM] * 7
-    assert set(client.resets) < set(asked)
+    asked = [client.ask("/large") for _ in range(3)]
+    client.until(lambda: asked[0] in client.resets)
+    assert site.app.requests in (["/large"], ["/large", "/large"])  # the second begins when the first has gone
+    client.until(lambda: set(asked) <= set(client.resets))
+    assert set(client.resets.values()) == {Code.CANCEL}
+
+
+def test_a_request_that_is_reset_at_once_does_not_begin(site: Site, client: Http2) -> None:
+    stream_id = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream_id, [(":path", "/slow") if name == ":path" else (name, v) for name, v in HEADERS])
+    client.h2.reset_stream(stream_id)
+    client.flush()
+    assert client.is_answered(client.ask())
+    assert site.app.requests == ["/a"]
+
+
+def test_who_went_beyond_its_budgets_is_not_offered_http_2_again_for_a_while(site: Site, client: Http2) -> None:
+    with suppress(OSError):  # it may have enough before that
+        client.client.send(FLOODS["pings"] * 10_000)
+    assert client.ends_with() == Code.ENHANCE_YOUR_CALM
+    with site.client() as again:
+        again.send(PREFACE)
+        assert again.answer().status in (400, 505)
+    with site.client() as plain, site.client("127.0.0.2") as neighbour:
+        plain.send(b"GET /a HTTP/1.1\r\nHost: souk\r\n\r\n")
+        assert plain.answer().status == 200
+        other = Http2(neighbour)
+        assert other.is_answered(other.ask())
 
 
 def test_a_large_answer_comes_whole_and_so_does_its_neighbour(client: Http2) -> None:

@@ -1,6 +1,8 @@
 """What clients may take: connections, time and memory. An innocent client beside each is answered."""
 
 import logging
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -24,7 +26,7 @@ POST = b"POST /b HTTP/1.1\r\n" + HOST
 
 
 @contextmanager
-def site(limits: Limits) -> Iterator[Site]:
+def site_with(limits: Limits) -> Iterator[Site]:
     opened = Site(Echo(), limits)
     opened.start()
     try:
@@ -47,7 +49,7 @@ def is_served(client: Client) -> bool:
 
 @pytest.mark.parametrize("start", [b"GET /a HT", GET[:-2], GET + b"GET "], ids=["line", "header", "second"])
 def test_a_head_that_comes_too_slowly_is_given_up_with_408(start: bytes) -> None:
-    with site(Limits(head_timeout_s=0.2)) as served, served.client() as slow:
+    with site_with(Limits(head_timeout_s=0.2)) as served, served.client() as slow:
         slow.send(start)
         if start.startswith(GET):
             assert slow.answer().status == 200
@@ -56,13 +58,13 @@ def test_a_head_that_comes_too_slowly_is_given_up_with_408(start: bytes) -> None
 
 
 def test_who_connects_and_says_nothing_is_given_up() -> None:
-    with site(Limits(head_timeout_s=0.2)) as served, served.client() as silent:
+    with site_with(Limits(head_timeout_s=0.2)) as served, served.client() as silent:
         assert silent.file.read() == b""
 
 
 def test_a_body_that_brings_too_few_bytes_a_second_is_given_up_with_408() -> None:
     limits = Limits(head_timeout_s=0.2, body_bytes_per_s=10_000_000)
-    with site(limits) as served, served.client() as slow:
+    with site_with(limits) as served, served.client() as slow:
         slow.send(POST + b"Content-Length: 60000\r\n\r\n" + b"x" * 50_000)
         assert slow.answer().status == 408
         assert slow.ends()
@@ -72,14 +74,14 @@ def test_a_body_that_brings_too_few_bytes_a_second_is_given_up_with_408() -> Non
 
 def test_a_body_has_a_deadline_however_many_bytes_it_brings() -> None:
     limits = Limits(head_timeout_s=0.1, body_timeout_s=0.3, body_bytes_per_s=1)
-    with site(limits) as served, served.client() as slow:
+    with site_with(limits) as served, served.client() as slow:
         slow.send(POST + b"Content-Length: 60000\r\n\r\n" + b"x" * 50_000)
         assert slow.answer().status == 408
         assert slow.ends()
 
 
 def test_what_keeps_the_gateway_waiting_makes_room_for_who_comes() -> None:
-    with site(Limits(max_connections_per_address=4)) as served, ExitStack() as stack:
+    with site_with(Limits(max_connections_per_address=4)) as served, ExitStack() as stack:
         regular = stack.enter_context(served.client())
         assert is_served(regular)
         first, *_ = [stack.enter_context(served.client()) for _ in range(20)]
@@ -89,7 +91,7 @@ def test_what_keeps_the_gateway_waiting_makes_room_for_who_comes() -> None:
 
 
 def test_who_sends_a_body_slowly_makes_room_too() -> None:
-    with site(Limits(max_connections_per_address=4)) as served, ExitStack() as stack:
+    with site_with(Limits(max_connections_per_address=4)) as served, ExitStack() as stack:
         for _ in range(12):
             slow = stack.enter_context(served.client())
             slow.send(POST + b"Content-Length: 60000\r\n\r\n" + b"x" * 100)
@@ -104,7 +106,7 @@ def test_who_sends_a_body_slowly_makes_room_too() -> None:
 def test_where_all_are_being_served_who_comes_is_told_to_come_again(
     limits: Limits, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
-    with site(limits) as served, ExitStack() as stack:
+    with site_with(limits) as served, ExitStack() as stack:
         busy = [stack.enter_context(served.client()) for _ in range(3)]
         for each in busy:
             each.send(SLOW)
@@ -123,13 +125,48 @@ def test_where_all_are_being_served_who_comes_is_told_to_come_again(
     assert request.node.callspec.id + " is reached: 127.0.0.1" in lines[0]
 
 
+def test_who_goes_on_opening_connections_beyond_its_limit_has_them_closed_at_once() -> None:
+    with site_with(Limits(max_connections_per_address=2)) as served, ExitStack() as stack:
+        busy = [stack.enter_context(served.client()) for _ in range(2)]
+        for each in busy:
+            each.send(SLOW)
+        while len(served.app.requests) < 2:
+            time.sleep(0.01)
+        answered = 0
+        for _ in range(2000):
+            with served.client() as more:
+                try:
+                    answered += bool(more.file.readline())
+                except ConnectionResetError:
+                    break
+        assert 200 <= answered < 2000
+        assert is_served(stack.enter_context(served.client("127.0.0.2")))
+        served.app.go_on.set()
+        assert [each.answer().status for each in busy] == [200, 200]
+
+
+def test_requests_of_a_client_that_has_gone_do_not_begin(site: Site) -> None:
+    with site.client() as gone:
+        gone.send(SLOW + GET * 300)
+        while not site.app.requests:
+            time.sleep(0.01)
+        gone.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.file.close()
+        gone.socket.close()
+    with site.client() as other:
+        assert is_served(other)  # the reset has come meanwhile
+        site.app.go_on.set()
+        assert is_served(other)
+    assert site.app.requests == ["/slow", "/a", "/a"]
+
+
 def asking(client: str, path: bytes = b"/slow") -> bytes:
     return b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"X-Forwarded-For: 6.6.6.6, " + client.encode() + b"\r\n\r\n"
 
 
 def test_behind_a_trusted_proxy_the_forwarded_address_counts() -> None:
     (proxy,) = Settings.from_environment({"SOUK_TRUSTED_PROXIES": "127.0.0.9"}).limits.trusted_proxies
-    with site(Limits(max_connections_per_address=2, trusted_proxies=(proxy,))) as served, ExitStack() as stack:
+    with site_with(Limits(max_connections_per_address=2, trusted_proxies=(proxy,))) as served, ExitStack() as stack:
         pool = [stack.enter_context(served.client("127.0.0.9")) for _ in range(8)]
         for each in pool[:2]:
             each.send(asking("10.0.0.1"))
@@ -188,7 +225,7 @@ def is_cut(client: Client) -> bool:
 
 
 def test_who_does_not_take_its_answers_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    with site(Limits(answer_timeout_s=0.3)) as served, ExitStack() as stack:
+    with site_with(Limits(answer_timeout_s=0.3)) as served, ExitStack() as stack:
         greedy = pipelined(served, stack)
         while "SOUK_ANSWER_TIMEOUT_S" not in caplog.text:
             assert is_served(stack.enter_context(served.client()))
@@ -196,7 +233,7 @@ def test_who_does_not_take_its_answers_is_given_up(caplog: pytest.LogCaptureFixt
 
 
 def test_answers_that_are_not_taken_have_a_limit_in_all(caplog: pytest.LogCaptureFixture) -> None:
-    with site(Limits(max_buffered_bytes=1_000_000)) as served, ExitStack() as stack:
+    with site_with(Limits(max_buffered_bytes=1_000_000)) as served, ExitStack() as stack:
         greedy = pipelined(served, stack)
         while "SOUK_MAX_BUFFERED_BYTES" not in caplog.text:
             assert is_served(stack.enter_context(served.client()))
@@ -204,7 +241,7 @@ def test_answers_that_are_not_taken_have_a_limit_in_all(caplog: pytest.LogCaptur
 
 
 def test_who_takes_its_answer_slowly_has_it_whole() -> None:
-    with site(Limits(answer_timeout_s=0.5)) as served, served.client() as slow:
+    with site_with(Limits(answer_timeout_s=0.5)) as served, served.client() as slow:
         slow.send(LARGE * 9 + LAST)
         taken = 0
         while data := slow.socket.recv(300_000):

@@ -19,8 +19,8 @@ from souk_gateway.streams import Site
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 64 * 1024
-"""Of a read, at most."""
+READ_BYTES = 16 * 1024
+"""Of a read, at most: several hundred requests may be in it, and are kept until it is their turn."""
 _FULL_BYTES = 64 * 1024
 """Of answers that are still to be sent; with more of them, the next one waits."""
 _LINGER_S = 2.0
@@ -113,6 +113,10 @@ class Connection(TCPServer):
     def unsent_bytes(self) -> int:
         """What waits until the client reads."""
         return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+
+    def is_gone(self) -> bool:
+        """Whether nobody is there any more to read an answer."""
+        return self._transport.is_closing()
 
     def is_full(self) -> bool:
         """Whether so much is still to be sent that it is time to wait."""

@@ -48,7 +48,7 @@ class Http1:
         self.wire = wire
         self._peers = peers
         self._parser = Parser(self, site.config.h11_max_incomplete_size)
-        self._opening: bytes | None = b"" if site.limits.http2 else None
+        self._opening: bytes | None = b"" if site.offers_http2(wire.address) else None
         """What came first, as long as it may be HTTP/2."""
         self._streams: deque[Http1Stream] = deque()
         """The first is being answered; the others came after it, in one read."""
@@ -164,7 +164,12 @@ class Http1:
 
     def may_change(self, rest: bytes) -> None:
         head = self._streams[-1].head
-        if not self.site.limits.http2 or self._is_over or len(self._streams) > 1 or head.upgrade.lower() != b"h2c":
+        if (
+            not self.site.offers_http2(self.wire.address)
+            or self._is_over
+            or len(self._streams) > 1
+            or head.upgrade.lower() != b"h2c"
+        ):
             return
         values = [value for name, value in head.headers if name == b"http2-settings"]
         if len(values) != 1:  # then no server may upgrade: RFC 7540, 3.2.1
@@ -216,9 +221,11 @@ class Http1:
     def _go_on(self) -> None:
         """Begins to answer the next request, or to wait for one, or ends the connection."""
         if self._is_closed:
-            return
+            return None
         if self._streams:
             if self._streams[0] is not self._current:
+                if self.wire.is_gone():
+                    return self.close()
                 self._current = stream = self._streams[0]
                 self._requests += 1
                 if not stream.is_complete:
@@ -233,3 +240,4 @@ class Http1:
             self._idle_since = self.wire.loop.time()
             if self._parser.in_message:
                 self._head_since = self._idle_since
+        return None

@@ -6,6 +6,7 @@ connection, after GOAWAY. Priorities are ignored, as RFC 9113 allows, and nothin
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +32,8 @@ from souk_gateway.frames import (
     settings_frame,
     without_padding,
 )
-from souk_gateway.http2_streams import WINDOW, Bucket, Http2Stream
+from souk_gateway.http2_streams import WINDOW, Http2Stream
+from souk_gateway.limits import Bucket
 from souk_gateway.parsing import Head, Malformed
 from souk_gateway.streams import Site
 
@@ -46,6 +48,8 @@ _TABLE_BYTES = 4096
 """Of header compression, at most, whatever the client allows."""
 _OUT_BYTES = 64 * 1024
 """What is gathered before it is written."""
+_ROOM_BYTES = 512 * 1024
+"""Of answers that are not taken; with more of them, no further request begins."""
 _CLOSED = 128
 """Streams that are remembered after their end, as frames for them may be on their way."""
 
@@ -77,9 +81,10 @@ class Http2:
         """The stream of a header block that is not complete, whether it ends the stream, and what has come of it."""
         self._control = Bucket(200, 50, wire.loop.time)
         """Frames that carry nothing of a request."""
-        self._resets = Bucket(100, 10, wire.loop.time)
+        self._resets = Bucket(50, 10, wire.loop.time)
         """Streams that are ended before their time, by the client or for what it did."""
         self._ready: deque[Http2Stream] = deque()
+        self._room = asyncio.Event()
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._is_waiting = self._is_leaving = self._is_over = False
@@ -137,6 +142,7 @@ class Http2:
         except BadFrame as error:
             if error.code is Code.ENHANCE_YOUR_CALM:
                 self.site.refusals.note("Ended connections, HTTP/2 beyond its budgets", self.wire.address)
+                self.site.calm(self.wire.address)
             self._end(error.code)
         except Exception:
             log.exception("The gateway failed while it read HTTP/2, and ends the connection")
@@ -227,6 +233,7 @@ class Http2:
             return
         self._closed.append(stream.stream_id)
         self.credit(stream.abandon())
+        self._room.set()
         if not self._streams:
             self._idle_since = self.wire.loop.time()
             if (self._is_leaving or self.site.ending) and not self._is_over:
@@ -270,6 +277,7 @@ class Http2:
                 if ends:
                     self.finish(stream)
         self._ready.extend(blocked)
+        self._room.set()
         self.flush()
 
     def flush(self) -> None:
@@ -407,7 +415,11 @@ class Http2:
     async def _run(self, stream: Http2Stream) -> None:
         self._running += 1
         try:
-            await stream.run()
+            while self.pending_bytes() > _ROOM_BYTES and not stream.is_dropped:
+                self._room.clear()
+                await self._room.wait()
+            if not stream.is_dropped:  # whom the client has reset already, need not begin
+                await stream.run()
         finally:
             self._running -= 1
 

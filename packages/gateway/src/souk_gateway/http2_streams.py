@@ -1,10 +1,10 @@
-"""One request in HTTP/2, and its answer; and what a client may do for free."""
+"""One request in HTTP/2, and its answer."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Message
@@ -24,30 +24,6 @@ _FULL_BYTES = 64 * 1024
 _MAX_PENDING_BYTES = 4 * 1024 * 1024
 """Of a connection's answers that are not taken. A further one is not kept, unless it is the only one."""
 _NOT_IN_HTTP2 = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
-
-
-class Bucket:
-    """A budget of `size`, to which so much is added `per_second`."""
-
-    def __init__(self, size: float, per_second: float, clock: Callable[[], float]) -> None:
-        self._size = self._left = size
-        self._per_second = per_second
-        self._clock = clock
-        self._at = clock()
-
-    def take(self) -> bool:
-        """Takes one; whether there was one."""
-        now = self._clock()
-        self._left = min(self._size, self._left + (now - self._at) * self._per_second)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-    def give(self, count: int) -> None:
-        """Adds to it."""
-        self._left = min(self._size, self._left + count)
 
 
 class Http2Stream(Stream):

@@ -64,3 +64,27 @@ class Refusals:
                 self._said_at[reason] = now
                 del self._unsaid[reason]
                 log.warning("%s: %s%s", reason, example, f" (the last of {count})" if count > 1 else "")
+
+
+class Bucket:
+    """A budget of `size`, to which so much is added `per_second`."""
+
+    def __init__(self, size: float, per_second: float, clock: Callable[[], float]) -> None:
+        self._size = self._left = size
+        self._per_second = per_second
+        self._clock = clock
+        self._at = clock()
+
+    def take(self) -> bool:
+        """Takes one; whether there was one."""
+        now = self._clock()
+        self._left = min(self._size, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def give(self, count: int) -> None:
+        """Adds to it."""
+        self._left = min(self._size, self._left + count)

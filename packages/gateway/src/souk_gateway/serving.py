@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from souk_gateway.addresses import counted, is_trusted
 from souk_gateway.answers import refusal
 from souk_gateway.connections import Connection, refuse
-from souk_gateway.limits import Limits
+from souk_gateway.limits import Bucket, Limits
 from souk_gateway.streams import Site
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,11 @@ _AT_ONCE = 32
 """Connections that are taken in before others have their turn."""
 _REST_S = 0.1
 """How long nobody is taken in after descriptors have run out."""
+_BURST, _PER_SECOND = 200, 100
+"""How many connections of an address that is at a limit make room or are told why they are refused; further ones are
+closed at once, as they would cost more than they are worth."""
+_BUDGETS = 4096
+"""Addresses whose budgets are remembered."""
 _TURNED_AWAY = 64
 """Refused connections that are kept until _LOOK_S is over: closed at once, they might be reset before their client has
 read why."""
@@ -95,6 +100,7 @@ class Door:
         self._addresses: dict[asyncio.Task[None], str] = {}
         """Of the connections that count, which are all but those that had to go."""
         self._by_address: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
+        self._budgets: dict[str, Bucket] = {}
         self._turned_away: deque[socket.socket] = deque()
         self._listener = listener
         self._is_open = True
@@ -139,6 +145,7 @@ class Door:
         for size, _, connection in sorted(buffered, reverse=True) if excess > 0 else ():
             if excess > 0:
                 excess -= size
+                self._site.calm(connection.address)
                 self._site.refusals.note("Ended connections, SOUK_MAX_BUFFERED_BYTES is reached", connection.address)
                 connection.abort()
         self._site.refusals.report()
@@ -176,10 +183,18 @@ class Door:
         limits, address = self._site.limits, counted(peer)
         if is_trusted(peer, limits.trusted_proxies):
             address = ""  # many clients come from there
-        elif not self._has_room(self._by_address.get(address, ()), limits.max_connections_per_address):
-            return self._turn_away(connected, "SOUK_MAX_CONNECTIONS_PER_ADDRESS", address)
-        if not self._has_room(self._addresses, limits.max_connections):
-            return self._turn_away(connected, "SOUK_MAX_CONNECTIONS", address)
+        theirs = self._by_address.get(address, ()) if address else ()
+        for tasks, limit, name in (
+            (theirs, limits.max_connections_per_address, "SOUK_MAX_CONNECTIONS_PER_ADDRESS"),
+            (self._addresses, limits.max_connections, "SOUK_MAX_CONNECTIONS"),
+        ):
+            if len(tasks) < limit:
+                continue
+            if not self._budget(address).take():
+                self._site.refusals.note("Closed connections, too many come from one address", address)
+                return connected.close()
+            if not self._evict(tasks, limit // 32):
+                return self._turn_away(connected, name, address)
         task = self._loop.create_task(self._serve(connected))
         self.connections[task] = connected
         self._addresses[task] = address
@@ -220,8 +235,13 @@ class Door:
             if not tasks:
                 del self._by_address[address]
 
-    def _has_room(self, tasks: Collection[asyncio.Task[None]], limit: int) -> bool:
-        return len(tasks) < limit or self._evict(tasks, limit // 32)
+    def _budget(self, address: str) -> Bucket:
+        budget = self._budgets.get(address)
+        if budget is None:
+            if len(self._budgets) >= _BUDGETS:
+                self._budgets.clear()
+            budget = self._budgets[address] = Bucket(_BURST, _PER_SECOND, self._loop.time)
+        return budget
 
     def _evict(self, tasks: Collection[asyncio.Task[None]], count: int) -> bool:
         """Ends those that have kept the gateway waiting for the longest: several at once, as finding them takes time.

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping
-from time import time
+from time import monotonic, time
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +17,9 @@ from souk_gateway.addresses import counted, forwarded_for, is_trusted
 from souk_gateway.limits import Limits, Refusals
 from souk_gateway.parsing import Head
 
+_CALM_S = 10.0
+_CALMED = 4096
+"""For how long, and for how many addresses, HTTP/2 is not offered after a connection that went beyond its budgets."""
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
@@ -36,6 +39,17 @@ class Site:
         """That run for an address behind a trusted proxy."""
         self._second = 0
         self._headers = b""
+        self._calmed: dict[str, float] = {}
+
+    def calm(self, address: str) -> None:
+        """Offers no HTTP/2 to an address for a while: on a new connection it would have all its budgets again."""
+        if len(self._calmed) >= _CALMED:
+            self._calmed.clear()
+        self._calmed[address] = monotonic() + _CALM_S
+
+    def offers_http2(self, address: str) -> bool:
+        """Whether a connection from this address may speak HTTP/2."""
+        return self.limits.http2 and self._calmed.get(address, 0.0) < monotonic()
 
     def headers(self) -> bytes:
         """What every answer has, such as its date, each after a line break; the same throughout a second."""
