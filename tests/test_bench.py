@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from benching import compare, overload
+from benching import attacks, compare, overload
 from benching.compare import Comparison, interval
 from benching.crowd import Seen, counts
 from benching.document import DOCUMENT, MARK, write
@@ -148,6 +148,23 @@ OVERLOAD = Overload(
 )
 
 
+def test_what_an_attack_costs_an_innocent_client_stands_beside_what_is_asked_for() -> None:
+    quiet = [1.0] * 99 + [10.0]
+    found = attacks.Attacks(
+        [
+            attacks.Innocent("few", quiet, [2.0] * 99 + [30.0], 0, 80),
+            attacks.Innocent("many", quiet, [2.0] * 99 + [31.0], 0, 81),
+            attacks.Innocent("cut", quiet, quiet, 1, 82),
+        ]
+    )
+    lines = [line for line in found.text().splitlines() if line.startswith("| ")][2:]
+    assert lines == [
+        "| few | 100 | 0 | 10.0 | 30.0 | 3.00 | 80 | yes |",
+        "| many | 100 | 0 | 10.0 | 31.0 | 3.10 | 81 | no |",
+        "| cut | 100 | 1 | 10.0 | 10.0 | 1.00 | 82 | no |",
+    ]
+
+
 def test_figures_under_overload_stand_beside_what_is_asked_for() -> None:
     assert [(round(each.reached, 2), each.is_met) for each in OVERLOAD.targets()] == [
         (0, True),
@@ -186,9 +203,9 @@ def test_each_kind_of_figures_has_its_place_in_the_document(tmp_path: Path, monk
     document.write_text(DOCUMENT.read_text())
     monkeypatch.setattr("benching.document.DOCUMENT", document)
     before = document.read_text()
-    for mark in (MARK, overload.MARK, compare.MARK):
+    for mark in (MARK, attacks.MARK, overload.MARK, compare.MARK):
         write(mark, f"figures of {mark}")
-        assert document.read_text().count("<!-- end of what is written -->") == 3
+        assert document.read_text().count("<!-- end of what is written -->") == 4
         assert f"figures of {mark}" in document.read_text()
     for title in ("## How it is measured", "## Under more load", "## Beside another revision"):
         assert before.count(title) == document.read_text().count(title) == 1
