@@ -475,3 +475,31 @@ def test_many_orders_are_audited_one_by_one(tmp_path: Path) -> None:
     spoilt = findings(tmp_path)
     assert {("ORDER_WITHOUT_RESERVATION", ids[700]), ("HOLD_DIFFERS", ids[900])} <= set(spoilt)
     assert {order_id for _, order_id in spoilt if len(order_id) == 36} == {ids[700], ids[900]}
+
+
+def emptied(folder: Path) -> None:
+    for name, tables in (("orders", ("outbox", "orders")), ("reservations", ("reservations", "items", "journal"))):
+        with closing(sqlite3.connect(folder / f"{name}.db")) as connection:
+            for table in tables:
+                connection.execute(f"DELETE FROM {table}")
+            connection.commit()
+    with closing(sqlite3.connect(folder / "loyalty.db")) as connection:
+        for table in ("holds", "accounts", "journal"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.commit()
+
+
+def test_empty_databases_are_not_clean_and_without_their_logs_they_are_no_copy(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    emptied(tmp_path)
+    done = audit(tmp_path)
+    assert (done.returncode, "Clean" in done.stdout, "Empty: there are no orders" in done.stdout) == (2, False, True)
+    assert "look like copies of open files" in done.stderr
+
+
+def test_it_says_what_it_looked_at_and_what_has_no_log(data: Path) -> None:
+    done = audit(data)
+    assert re.search(r"Clean: every check passed; looked at \d+ orders, the newest [\d,]+ \w+ old \(", done.stdout)
+    report = json.loads(audit(data, "--json").stdout)
+    assert report["newest_order_s"] >= 0
+    assert ("note: no write-ahead log" in done.stdout) is bool(report["without_log"])

@@ -63,6 +63,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     print(as_json(report) if options.json else as_text(report))
+    if report.is_empty() and report.without_log:
+        print("The databases look like copies of open files, without what was in their logs.", file=sys.stderr)
+        return 2
     return 1 if report.findings else 0
 
 

@@ -57,9 +57,17 @@ class Report:
     holds: dict[str, int] = field(default_factory=dict)
     pending: Counter[str] = field(default_factory=Counter)
     waiting: dict[str, Waiting] = field(default_factory=dict)
+    newest_order_us: int = 0
+    """When the newest order was placed; 0 where there is none."""
+    without_log: list[str] = field(default_factory=list)
+    """The databases that may be copies of open files, without their logs."""
     in_flight: int = 0
     looked_at_again: int = 0
     findings: list[Finding] = field(default_factory=list)
+
+    def is_empty(self) -> bool:
+        """Whether there was nothing to look at."""
+        return not (self.orders or self.items or self.accounts or self.reservations or self.holds)
 
 
 class Audit:
@@ -76,6 +84,7 @@ class Audit:
     def run(self) -> Report:
         """Looks at everything."""
         started = time.monotonic()
+        self._report.without_log = [name for name in NAMES if self._databases[name].lacks_log()]
         for name in NAMES:
             self._databases[name].check_tables()
         suspicious = self._look_at_all()
@@ -127,6 +136,7 @@ class Audit:
         for case in cases:
             if case.order is not None:
                 report.orders[case.order.status] += 1
+                report.newest_order_us = max(report.newest_order_us, case.order.created_at_us)
             findings += order_findings(case, stale_before_us)
             self._count_in_flight(case)
             if next(suspicions(case, self._now_us), None):

@@ -72,6 +72,20 @@ class Database:
             why = " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".?")
             raise Unreadable(f"The {self.name} database ({self._place()}) cannot be read: {why}.") from error
 
+    def lacks_log(self) -> bool:
+        """Whether it is a SQLite file that needs a write-ahead log beside it while it is in use, and has none.
+
+        It is whole if it was closed. If it was copied while it was open, what the log had is missing.
+        """
+        url = self._engine.url
+        if url.get_backend_name() != "sqlite" or Path(f"{url.database}-wal").exists():
+            return False
+        try:
+            with Path(str(url.database)).open("rb") as file:
+                return file.read(20)[18:] == b"\2\2"
+        except OSError:  # which will be told when it is read
+            return False
+
     def check_tables(self) -> None:
         """Raises Unreadable where a table or a column is missing."""
         with self.snapshot() as connection:

@@ -27,6 +27,8 @@ def as_json(report: Report) -> str:
                 "reservations": report.reservations,
                 "holds": report.holds,
             },
+            "newest_order_s": (now_us - report.newest_order_us) // 1_000_000 if report.newest_order_us else None,
+            "without_log": report.without_log,
             "in_flight": report.in_flight,
             "looked_at_again": report.looked_at_again,
             "pending": dict(report.pending),
@@ -49,7 +51,9 @@ def as_json(report: Report) -> str:
 
 def as_text(report: Report) -> str:
     """A table of what was checked, and the findings."""
-    return "\n".join([*_checked(report), *_waiting(report), *_findings(report.findings), _verdict(report)])
+    return "\n".join(
+        [*_checked(report), *_waiting(report), *_findings(report.findings), *_doubts(report), _verdict(report)]
+    )
 
 
 def _checked(report: Report) -> Iterator[str]:
@@ -83,9 +87,38 @@ def _findings(findings: list[Finding]) -> Iterator[str]:
             yield f"  … and {len(same) - SHOWN:,} more; --json lists all"
 
 
+def _doubts(report: Report) -> Iterator[str]:
+    if report.without_log:
+        yield (
+            f"\nnote: no write-ahead log (-wal) stands beside the SQLite file of {', '.join(report.without_log)}. If it was "
+            "copied while a service ran, its newest changes are missing; docs/backup.md says how to copy"
+        )
+
+
 def _verdict(report: Report) -> str:
+    if report.is_empty():
+        return (
+            "\nEmpty: there are no orders, items or accounts, so there was nothing to check. Are these the databases?"
+        )
+    orders = sum(report.orders.values())
+    if orders:
+        age = _age(time.time_ns() // 1000 - report.newest_order_us)
+        looked_at = f"{orders:,} {'order' if orders == 1 else 'orders'}, the newest {age} old"
+    else:
+        looked_at = "no orders"
     if not report.findings:
-        return f"\nClean: every check passed ({report.seconds:.1f} s)."
+        return f"\nClean: every check passed; looked at {looked_at} ({report.seconds:.1f} s)."
     count = len(report.findings)
     what = "finding" if count == 1 else "findings"
-    return f"\n{count:,} {what}; docs/audit.md says what each one means and what to do ({report.seconds:.1f} s)."
+    return (
+        f"\n{count:,} {what}; docs/audit.md says what each one means and what to do; looked at {looked_at} "
+        f"({report.seconds:.1f} s)."
+    )
+
+
+def _age(microseconds: int) -> str:
+    seconds = max(microseconds, 0) // 1_000_000
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:,} {unit}"
+    return f"{seconds} s"

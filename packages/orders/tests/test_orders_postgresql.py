@@ -311,9 +311,9 @@ def test_a_pooler_is_refused_with_the_ways_out_unless_the_url_says_that_it_pools
                 said = pooler.stderr.readline()
                 assert said, "pgbouncer has ended"
             url = direct.set(port=port).render_as_string(hide_password=False)
-            for command in ("migrate", "serve", "prune"):
+            for name in ("migrate", "serve", "prune"):
                 ended = subprocess.run(
-                    [sys.executable, "-m", "souk_orders", command],
+                    [sys.executable, "-m", "souk_orders", name],
                     env={**os.environ, "SOUK_ORDERS_DATABASE_URL": url},
                     capture_output=True, text=True, timeout=60, check=False,
                 )  # fmt: skip

@@ -311,6 +311,11 @@ def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
         ("SOUK_ORDERS_RELAY_PERIOD_S", "0", "is '0.0'; it must be seconds, above 0 and at most 3600"),
         ("SOUK_ORDERS_RELAY_TIMEOUT_S", "nan", "is 'nan'; it must be seconds, above 0 and at most 60"),
         ("SOUK_ORDERS_RELAY_TIMEOUT_S", "5", "and a lease must end before the hold does"),
+        (
+            "SOUK_HOLD_MARGIN_S",
+            "60",
+            "it must be less than SOUK_HOLD_TTL_S=60, or every order would be refused (HOLD_EXPIRING)",
+        ),
         ("SOUK_LOYALTY_TARGET", "loyalty", "it must be host:port, or a gRPC name such as dns:///host:port"),
         ("SOUK_LOG_LEVEL", "loud", "it must be debug, info, warning or error"),
     ],

@@ -42,6 +42,12 @@ class Settings:
         margin = self.hold_margin_s
         require(0 <= margin <= 3600, "hold_margin_s", margin, "0 to 3600 seconds")
         require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "seconds, above 0 and at most 86400")
+        require(
+            margin < self.hold_ttl_s,
+            "hold_margin_s",
+            margin,
+            f"less than SOUK_HOLD_TTL_S={self.hold_ttl_s:g}, or every order would be refused (HOLD_EXPIRING)",
+        )
         period = self.relay_period_s
         require(0 < period <= 3600, "relay_period_s", period, "seconds, above 0 and at most 3600")
         timeout = self.relay_timeout_s
