@@ -478,28 +478,30 @@ def test_many_orders_are_audited_one_by_one(tmp_path: Path) -> None:
 
 
 def emptied(folder: Path) -> None:
-    for name, tables in (("orders", ("outbox", "orders")), ("reservations", ("reservations", "items", "journal"))):
+    """As a copy of new files is whose content is still in their logs."""
+    contents = {
+        "orders": ("outbox", "orders"),
+        "reservations": ("reservations", "items", "journal"),
+        "loyalty": ("holds", "accounts", "journal"),
+    }
+    for name, tables in contents.items():
         with closing(sqlite3.connect(folder / f"{name}.db")) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
             for table in tables:
                 connection.execute(f"DELETE FROM {table}")
             connection.commit()
-    with closing(sqlite3.connect(folder / "loyalty.db")) as connection:
-        for table in ("holds", "accounts", "journal"):
-            connection.execute(f"DELETE FROM {table}")
-        connection.commit()
 
 
-def test_empty_databases_are_not_clean_and_without_their_logs_they_are_no_copy(data: Path, tmp_path: Path) -> None:
-    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
-    emptied(tmp_path)
-    done = audit(tmp_path)
+def test_empty_databases_are_not_clean_and_without_their_logs_they_are_no_copy(copy: Path) -> None:
+    emptied(copy)
+    done = audit(copy)
     assert (done.returncode, "Clean" in done.stdout, "Empty: there are no orders" in done.stdout) == (2, False, True)
     assert "look like copies of open files" in done.stderr
 
 
-def test_it_says_what_it_looked_at_and_what_has_no_log(data: Path) -> None:
-    done = audit(data)
+def test_it_says_what_it_looked_at_and_what_has_no_log(settled: Path) -> None:
+    done = audit(settled)
     assert re.search(r"Clean: every check passed; looked at \d+ orders, the newest [\d,]+ \w+ old \(", done.stdout)
-    report = json.loads(audit(data, "--json").stdout)
+    report = json.loads(audit(settled, "--json").stdout)
     assert report["newest_order_s"] >= 0
     assert ("note: no write-ahead log" in done.stdout) is bool(report["without_log"])
