@@ -341,6 +341,29 @@ def test_requests_beyond_the_limit_are_refused_and_the_others_are_served(site: S
     assert all(client.is_answered(each) for each in first)
 
 
+def test_an_address_has_no_more_requests_at_a_time_than_connections() -> None:
+    served = Site(Echo(), Limits(http2=True, max_connections_per_address=4))
+    served.start()
+    try:
+        with served.client() as first, served.client() as second, served.client("127.0.0.2") as other:
+            clients = [Http2(first), Http2(second)]
+            asked = [(client, client.ask("/slow")) for client in clients for _ in range(2)]
+            while len(served.app.requests) < 4:
+                time.sleep(0.01)
+            for client in clients:
+                refused = client.ask()
+                assert not client.is_answered(refused)
+                assert client.resets[refused] == Code.REFUSED_STREAM
+            neighbour = Http2(other)
+            assert neighbour.is_answered(neighbour.ask())
+            served.app.go_on.set()
+            assert all(client.is_answered(each) for client, each in asked)
+            assert clients[0].is_answered(clients[0].ask())
+    finally:
+        served.app.go_on.set()
+        served.stop()
+
+
 def test_answers_that_are_not_taken_are_given_up_and_their_neighbours_are_served(site: Site, client: Http2) -> None:
     stalled = client.ask("/large")
     client.until(lambda: stalled in client.statuses)

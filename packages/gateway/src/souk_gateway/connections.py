@@ -19,8 +19,8 @@ from souk_gateway.streams import Site
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 16 * 1024
-"""Of a read, at most: several hundred requests may be in it, and are kept until it is their turn."""
+READ_BYTES = 4 * 1024
+"""Of a read, at most. All that is in it is parsed before others have their turn: nearly a hundred requests at most."""
 _FULL_BYTES = 64 * 1024
 """Of answers that are still to be sent; with more of them, the next one waits."""
 _LINGER_S = 2.0

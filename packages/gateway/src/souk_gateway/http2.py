@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hpack import Decoder, Encoder
 from hpack.exceptions import OversizedHeaderListError
 
+from souk_gateway.addresses import is_trusted
 from souk_gateway.fields import head_of, is_field
 from souk_gateway.frames import (
     MAX_WINDOW,
@@ -63,6 +64,9 @@ class Http2:
         self.initial_window = WINDOW
         """What a new stream may send."""
         self._peers = peers
+        client = peers["client"]
+        self._is_trusted = client is not None and is_trusted(client[0], site.limits.trusted_proxies)
+        """Whether it is a proxy's, whose requests count for others."""
         self._streams: dict[int, Http2Stream] = {}
         self._closed: deque[int] = deque(maxlen=_CLOSED)
         self._last_id = 0
@@ -387,7 +391,10 @@ class Http2:
 
     def _take_request(self, stream_id: int, fields: list[tuple[bytes, bytes]], ends: bool) -> None:
         self._last_id = stream_id
-        if self._is_leaving or len(self._streams) >= MAX_STREAMS or self._running >= 2 * MAX_STREAMS:
+        # As many at a time as an address may have over HTTP/1.1, where each needs a connection.
+        is_beyond = self.site.requests[self.wire.address] >= self.site.limits.max_connections_per_address
+        is_busy = len(self._streams) >= MAX_STREAMS or self._running >= 2 * MAX_STREAMS
+        if self._is_leaving or is_busy or (is_beyond and not self._is_trusted):
             self._closed.append(stream_id)
             self._reset_for_fault(stream_id, Code.REFUSED_STREAM)
             return
@@ -408,12 +415,14 @@ class Http2:
             stream.end()
         else:
             stream.began_at = self.wire.loop.time()
+        self._running += 1
+        if not self._is_trusted:
+            self.site.requests[self.wire.address] += 1
         self.wire.spawn(self._run(stream))
         if self._requests >= self.site.config.keep_alive_max_requests:
             self.close_if_idle()
 
     async def _run(self, stream: Http2Stream) -> None:
-        self._running += 1
         try:
             while self.pending_bytes() > _ROOM_BYTES and not stream.is_dropped:
                 self._room.clear()
@@ -422,6 +431,8 @@ class Http2:
                 await stream.run()
         finally:
             self._running -= 1
+            if not self._is_trusted:
+                self.site.leave(self.wire.address)
 
     def _take_priority(self, got: Frame) -> None:
         self._spend()

@@ -36,10 +36,16 @@ class Site:
         self.refusals = Refusals()
         self.draining = self.ending = False
         self.requests: Counter[str] = Counter()
-        """That run for an address behind a trusted proxy."""
+        """That run for an address behind a trusted proxy, or over HTTP/2 for one that is none's."""
         self._second = 0
         self._headers = b""
         self._calmed: dict[str, float] = {}
+
+    def leave(self, address: str) -> None:
+        """One of the address's requests has ended."""
+        self.requests[address] -= 1
+        if not self.requests[address]:
+            del self.requests[address]
 
     def calm(self, address: str) -> None:
         """Offers no HTTP/2 to an address for a while: on a new connection it would have all its budgets again."""
@@ -126,9 +132,7 @@ class Stream:
             await site.config.log.exception("The gateway failed while it answered a request")
         finally:
             if counted_as is not None:
-                site.requests[counted_as] -= 1
-                if not site.requests[counted_as]:
-                    del site.requests[counted_as]
+                site.leave(counted_as)
             if not self._is_answered:
                 self._is_answered = True
                 self._give_up()
