@@ -13,9 +13,11 @@ from souk_contracts import lanes
 from souk_contracts.batch_codec import Call, Result
 from souk_contracts.batch_servicer import Batches
 from souk_contracts.channel import connect, peer_of, served_by
+from souk_contracts.errors import plain_error
 from souk_contracts.lanes import Lane, Lanes
 from souk_contracts.orders.v1 import GetRequest, GetResponse, Order, OrdersStub
 from souk_contracts.server import GrpcServer, ServerSettings
+from souk_contracts.tasks import spawn
 
 IN_TIME_S = 10.0
 """Within what anything here is done: sooner than a server closes a connection for its age, and the lanes on it."""
@@ -206,6 +208,50 @@ async def test_where_every_replica_hangs_a_batch_ends_at_its_deadline_and_anothe
         each.go_on()
     (result,), _ = await several.carry([reading("a")], IN_TIME_S)
     assert result.response is not None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        grpc.aio.InternalError("it is gone"),
+        grpc.aio.UsageError("Channel is closed."),
+        asyncio.InvalidStateError("RPC already finished."),
+        plain_error(grpc.StatusCode.UNAVAILABLE, "it is gone"),
+    ],
+)
+@pytest.mark.parametrize("when", ["done_writing", "code"])
+async def test_however_grpc_tells_that_a_lane_was_lost_it_is_closed_without_a_word(
+    told: Exception, when: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def tell(_: object) -> None:
+        raise told
+
+    async with serving() as peer:
+        _, lane = await Lanes(peer.channel).carry([reading("a")], IN_TIME_S)
+        with monkeypatch.context() as lost:
+            lost.setattr(type(lane._stream), when, tell)
+            await spawn(lane.close(), "closing a lane")
+        assert not lane.is_open()
+    assert not caplog.records
+
+
+async def test_a_lane_whose_answer_cannot_be_read_is_not_used_again(opened: list[Noted], long_lanes: None) -> None:
+    class Careless(Batches):
+        async def _serve(self, _: object, context: grpc.aio.ServicerContext[Any, bytes]) -> None:
+            await context.send_initial_metadata(self._served_by)
+            while await context.read() is not grpc.aio.EOF:
+                await context.write(b"\xff")
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([Careless({}, (("souk-service", "orders"), ("souk-version", "1.2.3"))).handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        several = Lanes(channel)
+        for _ in range(2):
+            assert (await several.carry([reading("a")], IN_TIME_S))[0] == []
+        await server.stop(None)
+    assert len(opened) == 2
 
 
 class Late(Lanes):
