@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -359,6 +360,26 @@ async def test_what_others_hold_is_refused_in_passing_and_can_be_had_with_the_sa
         await souk.settle()
     finally:
         await restart(souk, USUAL)
+
+
+async def test_orders_for_customers_that_do_not_exist_keep_no_goods_from_others(
+    souk: Souk[GrpcProxy], rest: httpx.AsyncClient
+) -> None:
+    tea, customer = await put_item(rest, 10), await put_customer(rest, 0)
+
+    async def ask_in_vain(times: int) -> None:
+        for _ in range(times):
+            answer = await Request(f"nobody-{uuid4().hex[:12]}", {tea: 10}).place(rest)
+            assert (answer.status_code, answer.json()["type"]) == (422, "/problems/unknown-customer")
+
+    await ask_in_vain(1)
+    await souk.settle()
+    crowd = [asyncio.create_task(ask_in_vain(20)) for _ in range(8)]
+    honest = [await Request(customer, {tea: 1}).send(rest) for _ in range(5)]
+    await asyncio.gather(*crowd)
+    assert [answer.status_code for answer in honest] == [201] * 5
+    await souk.settle()
+    assert await on_hand(rest, tea) == (5, 0, 5)
 
 
 async def test_an_order_that_orders_has_lost_is_neither_refused_nor_released(
