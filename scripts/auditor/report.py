@@ -90,8 +90,8 @@ def _findings(findings: list[Finding]) -> Iterator[str]:
 def _doubts(report: Report) -> Iterator[str]:
     if report.without_log:
         yield (
-            f"\nnote: no write-ahead log (-wal) stands beside the SQLite file of {', '.join(report.without_log)}. If it was "
-            "copied while a service ran, its newest changes are missing; docs/backup.md says how to copy"
+            f"\nnote: no write-ahead log (-wal) stands beside the SQLite file of {', '.join(report.without_log)}. If "
+            "it was copied while a service ran, its newest changes are missing; docs/backup.md says how to copy"
         )
 
 

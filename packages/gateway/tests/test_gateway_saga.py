@@ -63,7 +63,6 @@ class Services:
         self.errors = errors or {}
         self.loyalty_away = loyalty_away
         self.orders_away = orders_away
-        self.points = 100
         self.hangs_in = ""
         self.hanging = asyncio.Event()
         self.calls: list[str] = []
@@ -90,7 +89,7 @@ class Services:
 
     async def get_account(self, customer_id: str, exchange: Exchange) -> Account:
         self._call("get_account", customer_id, exchange)
-        return Account(customer_id=customer_id, points=self.points)
+        return Account(customer_id=customer_id)
 
     async def check_not_confirmed(self, order_id: str, exchange: Exchange) -> None:
         self._call("check_not_confirmed", order_id, exchange)
@@ -294,25 +293,6 @@ async def test_after_an_unknown_customer_others_are_looked_up_before_goods_are_h
     services.decided = None
     await saga.place(TEA, "seen before", services.exchange())
     assert services.calls == ["reserve", "hold", "create"]
-
-
-async def test_after_a_refused_redemption_points_are_looked_at_before_goods_are_held() -> None:
-    too_few = Rejected("INSUFFICIENT_POINTS", "too few", category="FAILED_PRECONDITION")
-    services = Services({"hold": too_few})
-    services.points = 49
-    saga = services.saga()
-    for key in ("first", "second"):
-        services.calls.clear()
-        services.decided = None
-        decision = await saga.place(REDEEMING, key, services.exchange())
-        assert isinstance(decision.outcome, Refusal)
-        assert decision.outcome.reason == "INSUFFICIENT_POINTS"
-    assert services.calls == ["get_account", "check_not_confirmed", "refuse"]
-    assert services.decided == Refusal(
-        reason="INSUFFICIENT_POINTS",
-        detail="the order redeems 50 points of 'c-1', but 49 are available; redeem fewer",
-        metadata={"customer_id": "c-1", "requested": "50", "available": "49"},
-    )
 
 
 async def test_an_order_that_was_confirmed_is_not_refused_for_what_loyalty_says_today() -> None:

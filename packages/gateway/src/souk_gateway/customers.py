@@ -51,10 +51,10 @@ class Customers:
 
         Raises `Rejected` for an order that loyalty would refuse; `Unavailable` where loyalty is `needed`.
         """
-        if not self._is_doubtful(wanted):
+        if not self._is_doubtful(wanted.customer_id):
             return
         try:
-            account = await self._loyalty.get_account(wanted.customer_id, exchange)
+            await self._loyalty.get_account(wanted.customer_id, exchange)
         except Unavailable:
             if needed:
                 raise
@@ -63,30 +63,11 @@ class Customers:
             self.refused()
             raise
         self.exists(wanted.customer_id)
-        if account.points < wanted.redeem_points:
-            self.refused()
-            raise _too_few_points(wanted, account)
 
-    def _is_doubtful(self, wanted: OrderRequest) -> bool:
+    def _is_doubtful(self, customer_id: str) -> bool:
         if self._wary_until_s is None:
             return False
         if self._clock() >= self._wary_until_s:
             self._wary_until_s = None
             return False
-        return wanted.redeem_points > 0 or wanted.customer_id not in self._seen
-
-
-def _too_few_points(wanted: OrderRequest, account: Account) -> Rejected:
-    """As loyalty says it."""
-    available = max(0, account.points - account.points_held)
-    return Rejected(
-        "INSUFFICIENT_POINTS",
-        f"the order redeems {wanted.redeem_points} points of '{wanted.customer_id}', but {available} are available; "
-        "redeem fewer",
-        {
-            "customer_id": wanted.customer_id,
-            "requested": str(wanted.redeem_points),
-            "available": str(available),
-        },
-        category="FAILED_PRECONDITION",
-    )
+        return customer_id not in self._seen

@@ -23,7 +23,7 @@ class Limits:
     trusted_proxies: tuple[Network, ...] = ()
     """Where X-Forwarded-For is believed."""
     max_connections: int = 1000
-    max_connections_per_address: int = 100
+    max_connections_per_address: int = 256
     """Also the requests at a time of an address behind a trusted proxy."""
     head_timeout_s: float = 10.0
     """From the beginning of the connection, or from the first byte of a later head."""
