@@ -84,7 +84,7 @@ def test_where_no_engine_answers_starts_of_containers_are_left_out_and_a_line_sa
     monkeypatch.setenv("PATH", str(tmp_path))
     said: list[str] = []
     assert containers(1, said.append) == {}
-    assert said == ["starts of containers are left out: no container engine with buildx answers."]
+    assert said == ["starts of containers are not measured: no container engine with buildx answers."]
 
 
 def test_figures_of_orders_that_do_not_audit_clean_are_not_printed(tmp_path: Path) -> None:

@@ -133,10 +133,10 @@ def test_a_file_of_targets_that_is_wrong_at_the_start_ends_the_process(
 def test_a_file_of_targets_that_the_process_may_not_read_says_what_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: Path) -> bytes:
+    def refuse(_: Path, mode: str) -> None:
         raise PermissionError  # root, whom tests may run as, reads everything
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(BadSetting, match=r"user \d+ may not read it; run: chmod o\+rX on the file and its folder"):
         TargetsFile(tmp_path / "targets.toml", lambda _: None).load()
 
