@@ -138,7 +138,7 @@ def install(wheels: list[Path], packages: Sequence[str], place: Path, *where: st
     uv("pip", "install", "--quiet", "--no-deps", *where, *wheels)
 
 
-def tests_of(packages: Sequence[str]) -> list[str]:
+def files_of(packages: Sequence[str]) -> list[str]:
     return [
         f"{folder(package)}/tests/{path.name}"
         for package in packages
@@ -161,7 +161,7 @@ def test_packages_pass_their_tests_with_the_lowest_versions_that_they_name(
     install(files, packages, tmp_path, "--python", python)
     uv("pip", "check", "--quiet", "--python", python)  # what Souk names allows what is there
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONPATH"))}
-    command = [str(python), *PYTEST, *tests_of(packages)]
+    command = [str(python), *PYTEST, *files_of(packages)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
 
@@ -178,6 +178,6 @@ def test_packages_pass_their_tests_with_the_lowest_versions_on_debians_python(
     image = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     # Not the image's environment: Debian's own Python, which has nothing but what is mounted.
     options = ["--rm", "--init", f"--volume={site}:/site:ro", "--env=PYTHONPATH=/site", "--entrypoint=/usr/bin/python3"]
-    command = ["docker", "run", *options, image, *PYTEST, *tests_of(packages)]
+    command = ["docker", "run", *options, image, *PYTEST, *files_of(packages)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]

@@ -17,6 +17,7 @@ import yaml
 
 from tests.attacks.attackers import ATTACKS
 from tests.conftest import ROOT
+from tests.faults.processes import until
 from tests.faults.souk import Souk
 
 ORDERS = 400 if os.environ.get("SOUK_TEST_LONG") else 15
@@ -30,8 +31,13 @@ async def souk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Souk]:
         await opened.start()
         async with opened.client() as client:
             item, customer = {"name": "Tea", "unit_price": 450, "on_hand": 10**6}, {"name": "Amina", "tier": "gold"}
-            assert (await client.put("/v1/items/tea", json=item)).is_success
-            assert (await client.put("/v1/customers/c-1", json={**customer, "points": 0})).is_success
+
+            async def put(path: str, content: object) -> bool:
+                return (await client.put(path, json=content)).is_success
+
+            # The gateway may have looked for a service that had not started yet, and waits before it looks again.
+            await until(lambda: put("/v1/items/tea", item), "an item to be stored")
+            await until(lambda: put("/v1/customers/c-1", {**customer, "points": 0}), "a customer to be stored")
         yield opened
     finally:
         opened.copy_logs(sys.stderr)

@@ -162,7 +162,7 @@ def test_a_refusal_is_kept_for_its_key(rest: httpx.Client) -> None:
     placed(order(rest, customer, {tea: 2}, key=str(uuid4())))
 
 
-def test_of_two_hundred_at_once_exactly_fifty_get_the_fifty_pieces(rest: httpx.Client) -> None:
+def test_of_two_hundred_at_once_fifty_get_the_fifty_pieces(rest: httpx.Client) -> None:
     tea, customer = put_item(rest, on_hand=50), put_customer(rest)
 
     def one(_: int) -> tuple[int, str]:

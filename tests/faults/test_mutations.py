@@ -149,8 +149,8 @@ MUTATIONS = [
             ),
             Change(
                 "service.py",
-                "    MAX_PIECES,\n    DomainError,\n",
-                "    MAX_PIECES,\n    DomainError,\n    HeldByOthers,\n",
+                "    DomainError,\n",
+                "    DomainError,\n    HeldByOthers,\n",
             ),
             Change(
                 "domain.py",

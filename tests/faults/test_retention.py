@@ -290,7 +290,7 @@ async def test_what_expired_unused_goes_from_the_participants(souk: Souk[GrpcPro
     await souk.settle()
     assert rows_of(souk, request.order_id) == {"orders": "", "reservations": "EXPIRED", "loyalty": "EXPIRED"}
     for name in ("reservations", "loyalty"):
-        assert (await Prune(souk, service=name).said()).endswith("expired at least a day ago: 1 deleted.\n")
+        assert "expired at least a day ago: 1 deleted.\n" in await Prune(souk, service=name).said()
     assert rows_of(souk, request.order_id) == GONE
     souk.proxies["gateway", "orders"].forget()
     assert (await request.place(rest)).status_code == 201

@@ -81,9 +81,9 @@ async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storag
     await storage.execute([PutAccount("ada", "Ada", Tier.SILVER, 50), PlaceHold(order_id, "ada", 1000, 20, ttl_us=10)])
     postgresql.stop()
     try:
-        assert not await storage.answers()
         with pytest.raises(StorageUnavailable):
             await storage.execute([Release(order_id)])
+        assert not await storage.answers()
         with pytest.raises(StorageUnavailable):
             await storage.account("ada")
     finally:
