@@ -74,9 +74,11 @@ def tree(place: Path) -> Path:
 
 
 def start(place: Path, **environment: str) -> subprocess.Popen[str]:
+    # Without that of these tests, which `scripts/test` names to what it starts.
+    outside = {name: value for name, value in os.environ.items() if name != "SOUK_VENV"}
     return subprocess.Popen(
         ["bash", "-c", SETUP, "setup", place],
-        env={**os.environ, **HOSTILE, "PYTHON": sys.executable, **environment},
+        env={**outside, **HOSTILE, "PYTHON": sys.executable, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
