@@ -117,8 +117,10 @@ def follow(container: str) -> Iterator[str]:
     command = ["docker", "logs", "--follow", container]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as logs:
         assert logs.stdout is not None
-        for line in logs.stdout:
-            yield line
-            if "listening on" in line:
-                break
-        logs.kill()
+        try:
+            for line in logs.stdout:
+                yield line
+                if "listening on" in line:
+                    break
+        finally:  # also where nobody asks for another line
+            logs.kill()
