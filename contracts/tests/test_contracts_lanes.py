@@ -232,7 +232,7 @@ async def test_however_grpc_tells_that_a_lane_was_lost_it_is_closed_without_a_wo
             lost.setattr(type(lane._stream), when, tell)
             await spawn(lane.close(), "closing a lane")
         assert not lane.is_open()
-    assert not caplog.records
+        assert not caplog.records
 
 
 async def test_a_lane_whose_answer_cannot_be_read_is_not_used_again(opened: list[Noted], long_lanes: None) -> None:

@@ -165,13 +165,14 @@ class Balanced(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._next += 1
-        *others, last = (self._urls[(self._next + n) % len(self._urls)] for n in range(len(self._urls)))
-        for url in others:
+        refused = []
+        for n in range(len(self._urls)):
+            url = self._urls[(self._next + n) % len(self._urls)]
             try:
                 return await self._send(request, url)
-            except httpx.ConnectError:
-                continue
-        return await self._send(request, last)
+            except httpx.ConnectError as error:
+                refused.append(f"{url}: {_root(error)!r}")
+        raise httpx.ConnectError(f"no gateway takes a connection: {'; '.join(refused)}")
 
     async def _send(self, request: httpx.Request, url: httpx.URL) -> httpx.Response:
         request.url = request.url.copy_with(host=url.host, port=url.port)
@@ -179,6 +180,10 @@ class Balanced(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+
+def _root(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _root(error.__cause__)
 
 
 def _ports(count: int) -> Sequence[int]:

@@ -48,7 +48,7 @@ class Batches:
                     await context.abort(grpc.StatusCode.INVALID_ARGUMENT, unreadable("the list of calls", error))
                 for part in encode_results(await self.call(calls)):
                     await context.write(part)
-        except grpc.aio.AbortError:
+        except grpc.aio.BaseError:  # gRPC's own: the stream was aborted, or its server has stopped
             raise
         except Exception as error:  # noqa: BLE001 (`failure` logs it)
             await context.abort(*failure("a list of calls", error))

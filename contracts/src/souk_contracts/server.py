@@ -181,7 +181,7 @@ class _Conventions(grpc.aio.ServerInterceptor):
             except Refused as refused:
                 details: tuple[tuple[str, str | bytes], ...] = (*self._served_by, refused.trailing_metadata())
                 await context.abort(refused.code, refused.detail, details)
-            except grpc.aio.AbortError:  # by the health service
+            except grpc.aio.BaseError:  # gRPC's own: the health service aborted the call, or the server has stopped
                 raise
             except Exception as error:  # noqa: BLE001 (`failure` logs it)
                 await context.abort(*failure(method, error))
