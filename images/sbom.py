@@ -74,7 +74,7 @@ def bundled(name: str, distribution: Distribution) -> Iterator[Component]:
             f'are in it: add them below [{name}."{distribution.version}"], as that file says.'
         )
     said = {each["name"]: each for each in by_wheel(distribution)}
-    libraries = Path(str(distribution.locate_file(f"{name.replace('-', '_')}.libs"))).glob("*")
+    libraries = Path(str(distribution.locate_file("."))).glob(f"{name.replace('-', '_')}_libs/*")
     # In an image, links stand for files that Debian's packages bring along, and that are in the bill with those.
     files = {path.name: path.is_symlink() for path in libraries}
     for library, facts in (recorded or {}).items():
@@ -95,7 +95,7 @@ def bundled(name: str, distribution: Distribution) -> Iterator[Component]:
 
 def by_wheel(distribution: Distribution) -> Iterator[Component]:
     """What a wheel's own bills of materials (PEP 770) say that it bundles."""
-    name = re.sub("[-_.]+", "_", distribution.metadata["Name"]).lower()
+    name = re.sub("[-_.]+", "_", distribution.metadata["Name"]).capitalize()
     for path in Path(str(distribution.locate_file("."))).glob(f"{name}-*.dist-info/sboms/*.cdx.json"):
         document = json.loads(path.read_text())
         for component in document.get("components", []):

@@ -42,7 +42,10 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in deployed():
         for file in package.files or ():
             if ".dist-info" in str(file.parent) or re.search(r"\.so(\.|$)", file.name):
-                copied = layer / "dependencies" / file
+                folder, *rest = file.parts
+                # As `rename_folders` of images/layer does.
+                renamed = folder.capitalize() if folder.endswith(".dist-info") else folder.replace(".libs", "_libs")
+                copied = (layer / "dependencies" / renamed).joinpath(*rest)
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 copy2(str(package.locate_file(file)), copied)
     return layer
@@ -94,7 +97,7 @@ def test_recorded_versions_are_those_in_the_machine_code() -> None:
 def test_a_link_stands_for_a_file_of_debians(layer: Path, tmp_path: Path) -> None:
     subprocess.run(["cp", "-a", f"{layer}/.", tmp_path], check=True)
     for name in ("libcrypto", "libssl"):
-        (file,) = tmp_path.glob(f"dependencies/psycopg_binary.libs/{name}-*")
+        (file,) = tmp_path.glob(f"dependencies/psycopg_binary_libs/{name}-*")
         file.unlink()
         file.symlink_to(f"/usr/lib/{name}.so.3")
     assert "openssl" not in bundled(tmp_path)["psycopg-binary"]
