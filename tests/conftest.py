@@ -10,12 +10,30 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.deployments import DEPLOYMENTS, Deployment
 
 ROOT = Path(__file__).parent.parent
 LONG = os.environ.get("SOUK_TEST_LONG") == "1"
 """Whether the long tests run in full."""
+
+LONGEST_FIRST = (
+    "test_python_of_the_images.py",
+    "test_image_releases.py",
+    "test_runtime.py",
+    "test_lower_bounds.py",
+    "test_matrix.py",
+    "test_mixed.py",
+    "test_release.py",
+    "test_retention.py",
+    "test_migrations.py",
+    "test_rolling.py",
+    "test_mutations.py",
+    "test_random.py",
+    "test_bench.py",
+)
 
 
 @functools.cache
@@ -37,17 +55,30 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "containers: needs a container engine; left out, and said so, where none answers"
     )
     config.addinivalue_line("markers", "wrk: needs wrk; left out, and said so, where it is not installed")
+    config.addinivalue_line("markers", "long: left out, and said so, without SOUK_TEST_LONG=1")
     config.addinivalue_line("markers", "needs(**versions): what it is about is new in these versions of the services")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The longest first, so that others run beside it.
-    items.sort(key=lambda item: item.path.name != "test_python_of_the_images.py")
-    for marker, is_there in (("containers", engine_answers), ("wrk", wrk_is_installed)):
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    for marker, is_there in (("containers", engine_answers), ("wrk", wrk_is_installed), ("long", lambda: LONG)):
         left_out = [item for item in items if item.get_closest_marker(marker)]
         if left_out and not is_there():
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
+
+
+class ByFile(LoadFileScheduling):
+    """The tests of a file run in one process; so do all that start Souk in each way to deploy it, which takes long."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/e2e" if nodeid.startswith("tests/e2e/") else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(trylast=True)
@@ -60,6 +91,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             "NO WRK HERE: the benchmark itself was not tested. Install it (apt install wrk) and run again.", red=True
         )
+
+    if not LONG:
+        terminalreporter.write_line("Long tests were left out; SOUK_TEST_LONG=1 runs them.")
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,7 @@ def test_it_measures_the_bare_stack_and_souk_from_built_wheels(tmp_path: Path) -
     assert done.stdout.count("| sqlite | 2 |") == 2
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_it_measures_starts_and_leaves_nothing_behind(tmp_path: Path) -> None:
     command = ["scripts/bench", "--only", "start", "--starts", "1", "--json", str(tmp_path / "found.json")]
@@ -226,6 +227,7 @@ def test_it_measures_overload(tmp_path: Path) -> None:
     assert done.stdout.count("| 400 |") == 1
 
 
+@pytest.mark.long
 @pytest.mark.wrk
 @pytest.mark.timeout(600)
 def test_it_compares_with_another_revision(tmp_path: Path) -> None:

@@ -18,9 +18,7 @@ import pytest
 from releasing.build import build, built
 from releasing.ledger import PACKAGES, SERVICES, Ledger, NotReleased, folder
 
-from tests.conftest import ROOT
-
-LONG = os.environ.get("SOUK_TEST_LONG") == "1"
+from tests.conftest import LONG, ROOT
 
 TOOLS = (
     "pytest",
@@ -38,7 +36,7 @@ WITH_TOOLS_OF_BUILDS = "contracts/tests/test_contracts_generator.py"
 
 QUICK = {
     "contracts": ["batching", "codec", "lists", "runtime"],
-    "gateway": ["http1", "http2", "input", "parsing", "reading", "routes"],
+    "gateway": ["http1", "http2", "reading", "routes"],
     "orders": ["migrations", "rpc"],
     "reservations": ["migrations", "rpc"],
     "loyalty": ["migrations", "rpc"],

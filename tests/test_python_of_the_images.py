@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import ROOT
 
 
+@pytest.mark.long
 @pytest.mark.containers
 @pytest.mark.timeout(1200)  # all of the packages' tests are in it
 def test_the_packages_pass_their_tests_on_debians_python() -> None:

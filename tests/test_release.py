@@ -258,6 +258,7 @@ def test_tools_are_installed_once_and_what_stands_in_the_way_is_told(
     assert "Traceback" not in refusal
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)  # it builds a dozen times
 def test_every_release_is_built_again_bit_for_bit_and_what_differs_is_told(repository: Repository) -> None:
     repository.release("contracts", "1.7.0")

@@ -1,8 +1,12 @@
 """Compares this tree with every release that it must work with, and reports what would break that release."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 
 from releasing.build import CannotBuild
 from releasing.ledger import Ledger, NotReleased
@@ -31,16 +35,20 @@ def _of_contracts(ledger: Ledger) -> Iterator[Finding]:
 
 
 def schemas(ledger: Ledger) -> Iterator[Finding]:
-    """Against the newest release of each minor version of a service."""
-    for service in migrations.SERVICES:
-        releases = migrations.supported(service, ledger)
-        if not releases:
-            _say(f"no {service} is released yet, so its migrations break nobody")
-        for release in releases:
-            _say(f"testing {release} on a database that this tree has migrated")
-            with migrations.released(release, ledger) as old:
-                last = release == ledger.latest(service)
-                yield from migrations.harmed(service, old, migrations.source(service), last=last)
+    """Against the newest release of each minor version of a service, as many at a time as there are processors."""
+    with ExitStack() as checkouts, ThreadPoolExecutor(os.cpu_count()) as at_once:
+        found = []
+        for service in migrations.SERVICES:
+            releases = migrations.supported(service, ledger)
+            if not releases:
+                _say(f"no {service} is released yet, so its migrations break nobody")
+            for release in releases:
+                _say(f"testing {release} on a database that this tree has migrated")
+                old = checkouts.enter_context(migrations.released(release, ledger))
+                harmed = partial(migrations.harmed, service, old, migrations.source(service))
+                found.append(at_once.submit(harmed, last=release == ledger.latest(service)))
+        for each in found:
+            yield from each.result()
 
 
 CHECKS: dict[str, Callable[[Ledger], Iterator[Finding]]] = {"contracts": contracts, "migrations": schemas}

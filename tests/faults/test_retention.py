@@ -156,8 +156,15 @@ async def put_more(rest: httpx.AsyncClient, sku: str) -> None:
     assert (await rest.post(f"/v1/items/{sku}/restock", json={"quantity": 10})).status_code == 200
 
 
-@pytest.mark.parametrize("participant", ["reservations", "loyalty"])
-@pytest.mark.parametrize("point", [Point.BEFORE, Point.COMMITTED])
+@pytest.mark.parametrize(
+    ("point", "participant"),
+    [
+        (Point.BEFORE, "reservations"),
+        (Point.COMMITTED, "loyalty"),
+        pytest.param(Point.BEFORE, "loyalty", marks=pytest.mark.long),
+        pytest.param(Point.COMMITTED, "reservations", marks=pytest.mark.long),
+    ],
+)
 async def test_a_run_that_is_killed_is_taken_up_by_the_next_one(
     souk: Souk[GrpcProxy], rest: httpx.AsyncClient, participant: str, point: Point
 ) -> None:

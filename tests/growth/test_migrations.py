@@ -90,11 +90,14 @@ def rules(found: list[Finding]) -> list[str]:
         ("orders", 'op.drop_column("orders", "status_reason")'),
         ("reservations", 'op.drop_column("items", "sold")'),
         ("loyalty", 'op.drop_column("accounts", "name")'),
-        ("orders", 'op.alter_column("outbox", "last_error", new_column_name="error")'),
-        (
+        pytest.param(
+            "orders", 'op.alter_column("outbox", "last_error", new_column_name="error")', marks=pytest.mark.long
+        ),
+        pytest.param(
             "loyalty",
             """op.add_column("accounts", sa.Column("until_us", sa.BigInteger, sa.CheckConstraint("until_us > 0"),
                   nullable=False, server_default="0"))""",
+            marks=pytest.mark.long,
         ),
     ],
     ids=["drops a column", "drops a column", "drops a column", "renames a column", "asks for what nobody writes"],
@@ -105,6 +108,7 @@ def test_a_migration_that_an_old_version_cannot_live_with_is_caught(service: str
     assert f"packages/{service}/tests/" in found[0].text
 
 
+@pytest.mark.long
 def test_a_migration_that_only_expands_is_not_caught(harmed: Harmed) -> None:
     changes = (
         'op.add_column("orders", sa.Column("gift_text", sa.Text))',

@@ -132,6 +132,7 @@ def test_a_renumbered_field_is_caught_between_versions_that_are_well_by_themselv
     assert "FAILED: test_one_key_is_one_order" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_removed_rpc_is_caught(repository: Repository) -> None:
     repository.edit("contracts/proto/souk/orders/v1/orders.proto", r"  rpc Complete\(.*\n", "")
@@ -140,6 +141,7 @@ def test_a_removed_rpc_is_caught(repository: Repository) -> None:
     assert "test_a_completed_order_cannot_be_cancelled" in failed(cell)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_migration_that_drops_what_the_old_version_reads_is_caught(repository: Repository) -> None:
     migrations = repository.folder / "packages/orders/src/souk_orders/migrations/versions"
