@@ -112,3 +112,27 @@ def test_ctrl_c_ends_souk_quietly_whatever_it_does(moment: str, tmp_path: Path) 
     assert "Traceback" not in said
     assert "ended with" not in said
     assert said.endswith("all have stopped\n")
+
+
+@pytest.mark.parametrize("service", ["gateway", "orders", "reservations", "loyalty"])
+def test_a_misspelt_setting_is_said_when_a_service_starts(service: str, tmp_path: Path) -> None:
+    own = {
+        f"SOUK_{service.upper()}_ADDRESS": "127.0.0.1:0",
+        f"SOUK_{service.upper()}_DATABASE_URL": f"sqlite:///{tmp_path}/{service}.db",
+        "SOUK_LOG_LEVLE": "debug",
+    }
+    if service == "gateway":  # which has no database
+        del own["SOUK_GATEWAY_DATABASE_URL"]
+    command = [sys.executable, "-m", f"souk_{service}", "serve"]
+    with subprocess.Popen(command, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        said = []
+        while not said or " listens on " not in said[-1]:
+            said.append(running.stderr.readline())
+            assert said[-1], said
+        running.terminate()
+        running.stderr.read()
+    warned = [line.partition(": ")[2] for line in said if "WARNING" in line]
+    assert warned == [
+        f"SOUK_LOG_LEVLE has no effect: {service} has no setting of that name; did you mean SOUK_LOG_LEVEL?\n"
+    ]

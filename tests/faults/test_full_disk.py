@@ -65,7 +65,7 @@ async def test_an_order_waits_for_the_room_to_confirm_it(
     kept = souk.proxies["orders", name].keep("Confirm", request.order_id)
     assert (await request.place(rest)).status_code == 201
     await kept.there()
-    with no_room(souk, name), pytest.raises(Exception, match="the database does not answer"):
+    with no_room(souk, name), pytest.raises(Exception, match="the database cannot be used"):
         await kept.deliver()
     await souk.settle()
     assert (await rest.get(f"/v1/orders/{request.order_id}")).json()["status"] == "CONFIRMED"

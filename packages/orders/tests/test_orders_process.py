@@ -308,6 +308,7 @@ def test_migrate_may_be_run_again(environment: dict[str, str]) -> None:
     ("name", "value", "sentence"),
     [
         ("SOUK_HOLD_MARGIN_S", "soon", "SOUK_HOLD_MARGIN_S is 'soon'; it must be a number"),
+        ("SOUK_LOYALTY_TARGET", "loyalty:65536", "host:port, or a gRPC name such as dns:///host:port"),
         ("SOUK_ORDERS_RELAY_PERIOD_S", "0", "is '0.0'; it must be seconds, above 0 and at most 3600"),
         ("SOUK_ORDERS_RELAY_TIMEOUT_S", "nan", "is 'nan'; it must be seconds, above 0 and at most 60"),
         ("SOUK_ORDERS_RELAY_TIMEOUT_S", "5", "and a lease must end before the hold does"),

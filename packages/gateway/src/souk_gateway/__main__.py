@@ -6,11 +6,12 @@ if __name__ == "__main__":
     stop_at_once()  # before all that takes time to load
 
 import gc
+import logging
 import os
 import sys
 
 from souk_gateway import __version__
-from souk_gateway.settings import BadSetting, Settings
+from souk_gateway.settings import BadSetting, Settings, names
 
 USAGE = """usage: python -m souk_gateway COMMAND
 
@@ -48,10 +49,13 @@ def serve(settings: Settings) -> int:
     prefer_pollers()  # before anything loads gRPC
     import uvloop
 
+    from souk_contracts.settings import misspelt
     from souk_gateway.app import CannotListen, run
     from souk_gateway.logs import configure
 
     configure(settings.log_level)
+    for sentence in misspelt(os.environ, "gateway", names()):
+        logging.getLogger(__package__).warning("%s", sentence)
     gc.freeze()  # nor is it looked through later
     gc.set_threshold(50_000)
     gc.enable()

@@ -94,6 +94,19 @@ class Settings:
         )
 
 
+def names() -> frozenset[str]:
+    """The variables that `Settings.from_environment` reads."""
+    read = set()
+
+    class Environment(dict[str, str]):
+        def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+            read.add(name)
+            return default
+
+    Settings.from_environment(Environment())
+    return frozenset(read)
+
+
 def _limits(read: Callable[..., Any], default: Limits) -> Limits:
     def number(name: str, otherwise: int, most: int) -> int:
         value: int = read(name, _up_to(1, most), f"a whole number from 1 to {most}", otherwise)

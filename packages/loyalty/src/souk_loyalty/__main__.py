@@ -13,12 +13,13 @@ if __name__ == "__main__":
 import argparse
 import gc
 import logging
+import os
 import subprocess
 import sys
 
 from . import SERVICE, __version__
 from .domain import StorageUnavailable
-from .environment import BadSetting, read
+from .environment import BadSetting, names, read
 from .settings import Settings
 
 
@@ -52,8 +53,15 @@ def main() -> None:
         arguments.run(settings, arguments)
     except BadSetting as error:
         parser.exit(2, f"souk_{SERVICE}: {error}\n")
-    except (StorageUnavailable, RuntimeError) as error:
+    except StorageUnavailable as error:
+        parser.exit(1, f"souk_{SERVICE}: the database cannot be used: {_reason(error)}\n")
+    except RuntimeError as error:
         parser.exit(1, f"souk_{SERVICE}: {error}\n")
+
+
+def _reason(error: BaseException) -> str:
+    """What the driver says, which is at the end of the causes; in one line."""
+    return " ".join(str(error).split())[:1000] if error.__cause__ is None else _reason(error.__cause__)
 
 
 def _serve(settings: Settings, _: argparse.Namespace) -> None:
@@ -63,10 +71,14 @@ def _serve(settings: Settings, _: argparse.Namespace) -> None:
     prefer_pollers()  # before anything loads gRPC
     import uvloop
 
+    from souk_contracts.settings import misspelt
+
     from .app import serve
     from .database import Database, SchemaBehind
     from .storage import REVISION
 
+    for sentence in misspelt(os.environ, SERVICE, names(Settings, SERVICE)):
+        logging.getLogger(__package__).warning("%s", sentence)
     database = Database(settings.database_url)
     try:
         database.check_schema(REVISION, __version__)

@@ -23,8 +23,8 @@ def read(settings: type[Settings], service: str, environment: Mapping[str, str] 
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for name, field in settings.__dataclass_fields__.items():  # type: ignore[attr-defined]  # a dataclass has them
-        names = [f"SOUK_{service.upper()}_{name.upper()}", f"SOUK_{name.upper()}"]
-        sources[name] = next((each for each in names if environment.get(each)), names[0])
+        candidates = _names(name, service)
+        sources[name] = next((each for each in candidates if environment.get(each)), candidates[0])
         if text := environment.get(sources[name]):
             try:
                 values[name] = _PARSERS[field.type](text)
@@ -36,6 +36,15 @@ def read(settings: type[Settings], service: str, environment: Mapping[str, str] 
     except ValueError as error:
         name, _, rest = str(error).partition(" ")
         raise BadSetting(f"{sources[name]} {rest}") from None
+
+
+def names(settings: type[Any], service: str) -> list[str]:
+    """The variables that `read` looks at."""
+    return [each for name in settings.__dataclass_fields__ for each in _names(name, service)]
+
+
+def _names(field: str, service: str) -> list[str]:
+    return [f"SOUK_{service.upper()}_{field.upper()}", f"SOUK_{field.upper()}"]
 
 
 def require(condition: bool, name: str, value: object, wanted: str) -> None:

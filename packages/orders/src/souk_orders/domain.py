@@ -58,7 +58,7 @@ class StorageUnavailable(DomainError):
     """The database does not answer, or cannot write. What was asked for may have been done, or not: ask again."""
 
     def __init__(self) -> None:
-        super().__init__("the database does not answer; try again in a moment")
+        super().__init__("the database cannot be used now; the service's log says why")
 
 
 class Damaged(DomainError):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from souk_contracts.targets import is_target
 from souk_orders.environment import is_address, require
 
 RECORDING_S = 5.0
@@ -36,9 +37,7 @@ class Settings:
         require(is_address(self.address), "address", self.address, "host:port, such as 127.0.0.1:50051")
         for name in ("reservations_target", "loyalty_target"):
             target = getattr(self, name)
-            require(
-                ":" in target and " " not in target, name, target, "host:port, or a gRPC name such as dns:///host:port"
-            )
+            require(is_target(target), name, target, "host:port, or a gRPC name such as dns:///host:port")
         margin = self.hold_margin_s
         require(0 <= margin <= 3600, "hold_margin_s", margin, "0 to 3600 seconds")
         require(0 < self.hold_ttl_s <= 86_400, "hold_ttl_s", self.hold_ttl_s, "seconds, above 0 and at most 86400")

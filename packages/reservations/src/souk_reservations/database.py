@@ -60,6 +60,9 @@ server is no longer the primary), and admin_shutdown and its like. A new session
 _HARMLESS = ("22", "23", "40", "42", "53", "54", "55", "57014")
 """How those begin that a statement has to itself: the session is as good as before. After any other it is given up."""
 
+_NO_RIGHTS = "42501"
+"""Its insufficient_privilege: whoever runs the database has to grant something, such as after a restore."""
+
 _LOCKED = "55P03"
 """Its lock_not_available: the lock's time-out is over."""
 
@@ -281,6 +284,9 @@ class Database:
             raise Locked from error
         if state in _CONFLICTS:
             raise Conflict from error
+        if state == _NO_RIGHTS:
+            log.warning("the database refuses: %s", " ".join(str(error).split())[:1000])
+            raise StorageUnavailable from error
         driver = self._driver
         ours = (driver.IntegrityError, driver.DataError, driver.ProgrammingError, driver.NotSupportedError)
         if isinstance(error, ours):  # a defect of ours, not an outage
