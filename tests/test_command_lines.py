@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -115,11 +116,12 @@ def test_ctrl_c_ends_souk_quietly_whatever_it_does(moment: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("service", ["gateway", "orders", "reservations", "loyalty"])
-def test_a_misspelt_setting_is_said_when_a_service_starts(service: str, tmp_path: Path) -> None:
+def test_what_has_no_effect_is_said_when_a_service_starts(service: str, tmp_path: Path) -> None:
     own = {
         f"SOUK_{service.upper()}_ADDRESS": "127.0.0.1:0",
         f"SOUK_{service.upper()}_DATABASE_URL": f"sqlite:///{tmp_path}/{service}.db",
         "SOUK_LOG_LEVLE": "debug",
+        "TZ": "Pacific/Kiritimati",
     }
     if service == "gateway":  # which has no database
         del own["SOUK_GATEWAY_DATABASE_URL"]
@@ -132,7 +134,12 @@ def test_a_misspelt_setting_is_said_when_a_service_starts(service: str, tmp_path
             assert said[-1], said
         running.terminate()
         running.stderr.read()
+    now = datetime.now(UTC)
+    assert all(
+        now - datetime.strptime(f"{line[:20]}+0000", "%Y-%m-%d %H:%M:%SZ%z") < timedelta(hours=1) for line in said
+    )
     warned = [line.partition(": ")[2] for line in said if "WARNING" in line]
     assert warned == [
-        f"SOUK_LOG_LEVLE has no effect: {service} has no setting of that name; did you mean SOUK_LOG_LEVEL?\n"
+        "TZ=Pacific/Kiritimati has no effect: the times in this log are UTC\n",
+        f"SOUK_LOG_LEVLE has no effect: {service} has no setting of that name; did you mean SOUK_LOG_LEVEL?\n",
     ]

@@ -49,12 +49,12 @@ def serve(settings: Settings) -> int:
     prefer_pollers()  # before anything loads gRPC
     import uvloop
 
-    from souk_contracts.settings import misspelt
+    from souk_contracts.settings import without_effect
     from souk_gateway.app import CannotListen, run
     from souk_gateway.logs import configure
 
     configure(settings.log_level)
-    for sentence in misspelt(os.environ, "gateway", names()):
+    for sentence in without_effect(os.environ, "gateway", names()):
         logging.getLogger(__package__).warning("%s", sentence)
     gc.freeze()  # nor is it looked through later
     gc.set_threshold(50_000)

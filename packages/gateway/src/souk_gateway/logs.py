@@ -6,10 +6,11 @@ gateway's own failures have, are indented, so that none looks like an entry of i
 
 import asyncio
 import logging
+import time
 from contextlib import nullcontext
 from typing import Any
 
-_TIME = "%Y-%m-%d %H:%M:%S"
+_TIME = "%Y-%m-%d %H:%M:%SZ"
 _GATHERING_S = 0.05
 
 
@@ -19,6 +20,7 @@ def configure(level: str) -> None:
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None  # noqa: SLF001 (as documented)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.Formatter.converter = time.gmtime  # images know no other time zone
     everything = logging.StreamHandler()
     everything.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s", _TIME))
     logging.basicConfig(level=level.upper(), handlers=[everything])

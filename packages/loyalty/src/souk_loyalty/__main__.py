@@ -16,6 +16,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 
 from . import SERVICE, __version__
 from .domain import StorageUnavailable
@@ -45,10 +46,11 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings = read(Settings, SERVICE)
+        logging.Formatter.converter = time.gmtime  # images know no other time zone
         logging.basicConfig(
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            datefmt="%Y-%m-%d %H:%M:%S",
+            datefmt="%Y-%m-%d %H:%M:%SZ",
         )
         arguments.run(settings, arguments)
     except BadSetting as error:
@@ -71,13 +73,13 @@ def _serve(settings: Settings, _: argparse.Namespace) -> None:
     prefer_pollers()  # before anything loads gRPC
     import uvloop
 
-    from souk_contracts.settings import misspelt
+    from souk_contracts.settings import without_effect
 
     from .app import serve
     from .database import Database, SchemaBehind
     from .storage import REVISION
 
-    for sentence in misspelt(os.environ, SERVICE, names(Settings, SERVICE)):
+    for sentence in without_effect(os.environ, SERVICE, names(Settings, SERVICE)):
         logging.getLogger(__package__).warning("%s", sentence)
     database = Database(settings.database_url)
     try:
