@@ -24,7 +24,7 @@ async def test_a_line_of_the_access_log_is_one_line() -> None:
     await asyncio.sleep(0)
     handler.flush()
     time, _, line = written.getvalue().partition(" /")
-    assert len(time) == len("2026-01-02 03:04:05")
+    assert len(time) == len("2026-01-02 03:04:05Z")
     assert f"/{line}" == f"{ESCAPED} 200\n"
 
 

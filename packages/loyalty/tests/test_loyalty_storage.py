@@ -244,22 +244,21 @@ async def test_a_clock_that_steps_back_an_hour_lets_no_hold_live_for_longer(
     assert (await loyalty.account("ada")).points_held == 0
 
 
-async def test_the_janitor_goes_on_when_the_database_was_away(
-    storage: SqlStorage, loyalty: Loyalty, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", [StorageUnavailable(), RuntimeError("nobody foresaw it"), KeyError("ada")])
+async def test_the_janitor_goes_on_after_whatever_failed(
+    storage: SqlStorage, loyalty: Loyalty, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     execute = storage.execute
-    tries = 0
+    failures = iter([failure, failure])
     back = asyncio.Event()
 
-    async def away_once(commands: Sequence[Command]) -> Sequence[Outcome]:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
-            raise StorageUnavailable
+    async def failing_twice(commands: Sequence[Command]) -> Sequence[Outcome]:
+        for each in failures:
+            raise each
         back.set()
         return await execute(commands)
 
-    monkeypatch.setattr(storage, "execute", away_once)
+    monkeypatch.setattr(storage, "execute", failing_twice)
     running = asyncio.create_task(Janitor(loyalty, period_s=0.001).run())
     async with asyncio.timeout(60):
         await back.wait()

@@ -114,6 +114,28 @@ async def test_a_server_that_is_restarted_is_survived(postgresql: Server, storag
     assert await storage.answers()
 
 
+@pytest.mark.parametrize(("reaches_the_server", "on_hand"), [(True, 15), (False, 10)])
+async def test_a_commit_whose_answer_is_lost_is_not_repeated(
+    storage: SqlStorage, monkeypatch: pytest.MonkeyPatch, reaches_the_server: bool, on_hand: int
+) -> None:
+    await storage.execute([PutItem("tea", "Tea", 450, 10)])
+    commit, tries = psycopg.Connection.commit, []
+
+    def lost(connection: "psycopg.Connection[Any]") -> None:
+        tries.append(connection)
+        if reaches_the_server:
+            commit(connection)
+        connection.close()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(psycopg.Connection, "commit", lost)
+        with pytest.raises(StorageUnavailable):
+            await storage.execute([RestockItem("tea", 5)])
+    assert len(tries) == 1
+    assert (await storage.item("tea")).on_hand == on_hand
+
+
 async def test_a_role_without_rights_is_an_outage_until_it_has_them(
     database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
