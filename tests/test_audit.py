@@ -166,7 +166,7 @@ MESSAGE = (
 LATER = 32_503_680_000_000_000  # the year 3000
 
 
-def message(order_id: str, to: str, kind: str, *, us: int = LATER, lease: int = 0, attempts: int = 0) -> str:
+def message(order_id: str, to: str, kind: str, *, us: int | str = LATER, lease: int = 0, attempts: int = 0) -> str:
     return MESSAGE.format(order_id=order_id, to=to, kind=kind, us=us, lease=lease, attempts=attempts)
 
 
@@ -236,6 +236,21 @@ SPOILS = [
         "UPDATE reservations SET lines = '7' WHERE order_id = '{completed}'",
         ["LINES_UNREADABLE {completed}", "SOLD_MISMATCH {rug}"],
     ),
+    ("orders", "UPDATE orders SET discount = 'x' WHERE order_id = '{confirmed}'", ["ROW_DAMAGED {confirmed}"]),
+    ("orders", "UPDATE orders SET created_at_us = 1.5 WHERE order_id = '{confirmed}'", ["ROW_DAMAGED {confirmed}"]),
+    ("orders", "UPDATE orders SET refusal = '{{' WHERE order_id = '{refused}'", ["ROW_DAMAGED {refused}"]),
+    ("orders", message("{confirmed}", "LOYALTY", "RELEASE", us="'soon'"), ["ROW_DAMAGED {confirmed}"]),
+    ("reservations", "UPDATE items SET name = x'00' WHERE sku = '{tea}'", ["ROW_DAMAGED {tea}"]),
+    ("reservations", "UPDATE items SET held = 'x' WHERE sku = '{tea}'", ["ROW_DAMAGED {tea}"]),
+    (
+        "reservations",
+        "UPDATE reservations SET expires_at_us = 'x' WHERE order_id = '{completed}'",
+        ["ROW_DAMAGED {completed}", "SOLD_MISMATCH {rug}"],
+    ),
+    ("reservations", "UPDATE reservations SET quote = '[' WHERE order_id = '{cancelled}'", ["ROW_DAMAGED {cancelled}"]),
+    ("loyalty", "UPDATE accounts SET points = 'x' WHERE customer_id = '{idle}'", ["ROW_DAMAGED {idle}"]),
+    ("loyalty", "UPDATE accounts SET tier = 'tin' WHERE customer_id = '{idle}'", ["STATE_UNKNOWN {idle}"]),
+    ("loyalty", "UPDATE holds SET subtotal = 'x' WHERE order_id = '{cancelled}'", ["ROW_DAMAGED {cancelled}"]),
     ("orders", "UPDATE orders SET status = 'LOST' WHERE order_id = '{cancelled}'", ["STATE_UNKNOWN {cancelled}"]),
     ("orders", message("{cancelled}", "GARAGE", "RELEASE"), ["STATE_UNKNOWN {cancelled}"]),
     (

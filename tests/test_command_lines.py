@@ -128,7 +128,7 @@ def test_what_has_no_effect_is_said_when_a_service_starts(service: str, tmp_path
     command = [sys.executable, "-m", f"souk_{service}", "serve"]
     with subprocess.Popen(command, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
-        said = []
+        said: list[str] = []
         while not said or " listens on " not in said[-1]:
             said.append(running.stderr.readline())
             assert said[-1], said

@@ -1,7 +1,7 @@
 """The audit: one look at everything, then further looks at what the three databases may only seem to disagree about."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, column, func, select, table
 
 from auditor import rows
-from auditor.databases import NAMES, Database, key_findings
+from auditor.databases import NAMES, Database, damaged_rows, key_findings, unknown_tiers
 from auditor.findings import Code, Finding
 from auditor.orders import Case, order_findings, suspicions
 from auditor.points import Points
@@ -105,27 +105,37 @@ class Audit:
                 stack.enter_context(self._databases[name].snapshot()) for name in ("reservations", "loyalty", "orders")
             )
             self._now_us = time.time_ns() // 1000
+            damaged: dict[str, set[str]] = defaultdict(set)
             for name, connection in (("orders", orders), ("reservations", reservations), ("loyalty", loyalty)):
                 self._report.findings += key_findings(name, connection)
+                for table_name, finding in damaged_rows(name, connection):
+                    damaged[table_name].add(finding.id)
+                    self._report.findings.append(finding)
             self._report.findings += _unknown_participants(orders)
+            self._report.findings += unknown_tiers(loyalty)
             stock, points = Stock(self._overdue_us("reservations")), Points(self._overdue_us("loyalty"))
             cases = merged(
-                stream(orders, Order, rows.ORDERS),
-                *(stream(orders, Message, _messages_to(each)) for each in PARTICIPANTS),
-                stock.watch(stream(reservations, Reservation, rows.RESERVATIONS)),
-                points.watch(stream(loyalty, Hold, rows.HOLDS)),
+                stream(orders, Order, rows.ORDERS, damaged["orders"]),
+                *(stream(orders, Message, _messages_to(each), damaged["outbox"]) for each in PARTICIPANTS),
+                stock.watch(stream(reservations, Reservation, rows.RESERVATIONS, damaged["reservations"])),
+                points.watch(stream(loyalty, Hold, rows.HOLDS, damaged["holds"])),
             )
-            suspicious = list(self._look_at(map(Case._make, cases)))
-            items = stream(reservations, Item, rows.ITEMS)
+            # What stands in a damaged row cannot be compared with anything.
+            everywhere = set[str]().union(*damaged.values())
+            suspicious = list(self._look_at(Case._make(case) for case in cases if case[0] not in everywhere))
+            items = stream(reservations, Item, rows.ITEMS, damaged["items"])
             put_in = stream(reservations, JournalSum, rows.STOCK_JOURNAL)
             self._report.findings += stock.findings(merged(self._counted(items), put_in))
             self._report.findings += points.findings(
                 merged(
-                    stream(loyalty, Account, rows.ACCOUNTS),
+                    stream(loyalty, Account, rows.ACCOUNTS, damaged["accounts"]),
                     stream(loyalty, JournalSum, rows.POINTS_JOURNAL),
                     stream(loyalty, HoldSum, rows.HOLD_SUMS),
                 )
             )
+        self._report.findings = [
+            each for each in self._report.findings if each.id not in everywhere or each.code is Code.ROW_DAMAGED
+        ]
         self._report.reservations, self._report.holds = stock.states, points.states
         self._report.accounts = points.accounts
         return suspicious

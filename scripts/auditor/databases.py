@@ -9,11 +9,18 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import (
+    JSON,
     URL,
+    Boolean,
     ColumnClause,
+    ColumnElement,
     Connection,
     Engine,
+    Integer,
+    LargeBinary,
     NullPool,
+    String,
+    case,
     column,
     create_engine,
     event,
@@ -25,9 +32,10 @@ from sqlalchemy import (
     table,
 )
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.types import TypeEngine
 
 from auditor.findings import Code, Finding
-from auditor.rows import KEYS, TABLES
+from auditor.rows import KEYS, TABLES, TIERS
 
 NAMES = ("orders", "reservations", "loyalty")
 
@@ -125,6 +133,48 @@ def key_findings(name: str, connection: Connection) -> Iterator[Finding]:
         repeated = select(*columns, func.count()).select_from(table(table_name)).group_by(*columns)
         for *found, count in connection.execute(repeated.having(func.count() > 1).order_by(*columns)):
             yield Finding(Code.DUPLICATE_ID, found[0], f"{count} rows of {name}.{table_name} are {_text(found)}")
+
+
+_STORAGES: dict[type[TypeEngine[Any]], str] = {
+    Integer: "integer",
+    Boolean: "integer",
+    LargeBinary: "blob",
+    String: "text",
+    JSON: "text",
+}
+"""How SQLite stores the values of a column."""
+
+
+def damaged_rows(name: str, connection: Connection) -> Iterator[tuple[str, Finding]]:
+    """Tables, and their rows with a value that its column is not made for.
+
+    PostgreSQL keeps no such value. SQLite keeps any, so that a file that was edited by hand may have some.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    for table_name, key in KEYS[name].items():
+        first: ColumnClause[Any] = column(key[0])
+        wrong: list[tuple[ColumnElement[bool], str]] = []
+        for each in inspect(connection).get_columns(table_name):
+            value: ColumnClause[Any] = column(each["name"])
+            if each["name"] == "lines":  # which is read anyway
+                continue
+            sound = next((storage for types, storage in _STORAGES.items() if isinstance(each["type"], types)), None)
+            if sound:  # a table that somebody made anew may have other types
+                wrong.append((func.typeof(value).not_in([sound, "null"]), each["name"]))
+            if isinstance(each["type"], JSON):
+                wrong.append((value.is_not(None) & (func.json_valid(value) == 0), each["name"]))
+        found = select(first, case(*wrong, else_=None).label("field")).select_from(table(table_name)).subquery()
+        for row in connection.execute(select(found).where(found.c.field.is_not(None)).order_by(found.c[0])):
+            figures = f"{row[1]} of its row in {name}.{table_name} cannot be read"
+            yield table_name, Finding(Code.ROW_DAMAGED, str(row[0]), figures)
+
+
+def unknown_tiers(loyalty: Connection) -> Iterator[Finding]:
+    """Accounts of a tier that this audit does not know."""
+    accounts = table("accounts", column("customer_id"), column("tier"))
+    for row in loyalty.execute(select(accounts).where(accounts.c.tier.not_in(TIERS)).order_by(accounts.c.customer_id)):
+        yield Finding(Code.STATE_UNKNOWN, row[0], f"the account's tier is '{row[1]}'")
 
 
 def _text(key: Sequence[Any]) -> str:

@@ -1,6 +1,6 @@
 """What is read of the three databases, as rows and as queries. Times in microseconds since 1970."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from msgspec import DecodeError, Struct
@@ -107,6 +107,8 @@ class HoldSum(NamedTuple):
 STATES = ("HELD", "EXPIRED", "CONFIRMED", "CLOSED")
 """Of reservations and of holds."""
 
+TIERS = ("standard", "silver", "gold")
+
 TABLES: dict[str, dict[str, Sequence[str]]] = {
     "orders": {"orders": Order._fields, "outbox": Message._fields},
     "reservations": {"items": Item._fields, "reservations": Reservation._fields, "journal": ("sku", "pieces")},
@@ -182,12 +184,14 @@ def _maker(row: type[Row]) -> Callable[[Any], Row]:
     return special.get(row) or row._make  # type: ignore[attr-defined]  # a NamedTuple has it
 
 
-def stream(connection: Connection, row: type[Row], query: Select[Any]) -> Iterator[Row]:
-    """All rows in the order of their first column, by bytes, as Python compares text."""
+def stream(connection: Connection, row: type[Row], query: Select[Any], without: Collection[str] = ()) -> Iterator[Row]:
+    """All rows but those `without`, in the order of their first column, by bytes, as Python compares text."""
     key = query.selected_columns[0]
     # SQLite compares by bytes unless told otherwise; PostgreSQL as its locale says.
     by_bytes = collate(key, "C") if connection.dialect.name == "postgresql" else key
-    result = connection.execute(query.order_by(by_bytes), execution_options={"yield_per": AT_ONCE})
+    result: Iterable[Any] = connection.execute(query.order_by(by_bytes), execution_options={"yield_per": AT_ONCE})
+    if without:
+        result = (each for each in result if str(each[0]) not in without)
     return map(_maker(row), result)
 
 
