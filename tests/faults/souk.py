@@ -165,9 +165,9 @@ class Balanced(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._next += 1
+        first = self._next % len(self._urls)
         refused = []
-        for n in range(len(self._urls)):
-            url = self._urls[(self._next + n) % len(self._urls)]
+        for url in (*self._urls[first:], *self._urls[:first]):
             try:
                 return await self._send(request, url)
             except httpx.ConnectError as error:
@@ -183,7 +183,8 @@ class Balanced(httpx.AsyncBaseTransport):
 
 
 def _root(error: BaseException) -> BaseException:
-    return error if error.__cause__ is None else _root(error.__cause__)
+    before = error.__cause__ or error.__context__
+    return error if before is None else _root(before)
 
 
 def _ports(count: int) -> Sequence[int]:
