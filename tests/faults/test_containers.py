@@ -134,7 +134,7 @@ async def test_a_full_disk_is_said_and_survived(
                 assert said_why or problem["type"] == "/problems/unavailable", problem
                 assert int(answer.headers["retry-after"]) >= 1
                 answer = await during.send(rest)
-        assert await status_of(rest, before.order_id) == "CONFIRMED"
+        await confirmed(rest, before.order_id)
     finally:
         await asyncio.to_thread(containers.compose, *python, EMPTY)
     assert (await during.place(rest)).status_code == 201
