@@ -9,6 +9,8 @@ from itertools import chain
 import grpc
 import pytest
 from contract_peers import GET, Orders, reading, ready
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from souk_contracts import limits
 from souk_contracts.batch_codec import Call, decode_results, encode_calls, encode_results
@@ -144,15 +146,17 @@ async def test_a_request_that_cannot_be_read_is_the_callers_mistake(caplog: pyte
 
 async def test_a_server_takes_so_many_calls_at_a_time_and_again_when_they_are_answered() -> None:
     servicer = Orders()
-    async with serving(servicer, max_rpcs=4) as channel:
+    async with serving(servicer, max_rpcs=3) as channel:
         stub = OrdersStub(channel)
         waiting = [asyncio.ensure_future(stub.get(GetRequest(order_id="wait"), timeout_s=60)) for _ in range(3)]
         async with asyncio.timeout(30):
-            # They say that they have come, not that all have; the channel's own health check is the fourth call.
             while len(servicer.seen) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         refused = await failed(stub.get(GetRequest(order_id="a")))
         assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refused.details() == "3 calls are running; try again in a moment"
+        answer = await health_pb2_grpc.HealthStub(channel).Check(HealthCheckRequest())
+        assert answer.status == HealthCheckResponse.SERVING
         servicer.go_on.set()
         await asyncio.gather(*waiting)
         assert (await stub.get(GetRequest(order_id="a"))).order == Order(id="a")

@@ -36,6 +36,10 @@ class Servicer(Protocol):
     def batched(self) -> Mapping[str, Batched]: ...
 
 
+_OTHER_RPCS = 1000
+"""Streams, health checks, and calls that are being refused, beside the calls of `max_rpcs`."""
+
+
 @dataclass(frozen=True)
 class ServerSettings:
     """How a server shows itself, and how it lets go."""
@@ -49,7 +53,7 @@ class ServerSettings:
     max_connection_age_s: float = 20.0
     """When clients are asked to connect anew. Without a maximum, replicas that are added later get no calls."""
     max_rpcs: int = 4000
-    """Calls at a time, those that wait for something and open streams included; others get RESOURCE_EXHAUSTED."""
+    """Calls at a time, those that wait for something included; others get RESOURCE_EXHAUSTED, but for health checks."""
 
 
 class GrpcServer:
@@ -71,7 +75,7 @@ class GrpcServer:
         served_by = (("souk-service", settings.service), ("souk-version", settings.version))
         age_ms = int(settings.max_connection_age_s * 1000)
         self._server = grpc.aio.server(
-            interceptors=[_Conventions(served_by)],
+            interceptors=[_Conventions(served_by, settings.max_rpcs)],
             options=[
                 # Two servers on one port would share its connections by chance.
                 ("grpc.so_reuseport", 0),
@@ -82,7 +86,7 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
             ],
-            maximum_concurrent_rpcs=settings.max_rpcs,
+            maximum_concurrent_rpcs=settings.max_rpcs + _OTHER_RPCS,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         methods = {path: method for each in servicers for path, method in each.batched().items()}
@@ -152,10 +156,15 @@ def termination() -> asyncio.Event:
 
 
 class _Conventions(grpc.aio.ServerInterceptor):
-    """Names the version in every answer, and turns refusals into statuses; what is unexpected stays in the log."""
+    """Names the version in every answer, and turns refusals into statuses; what is unexpected stays in the log.
 
-    def __init__(self, served_by: tuple[tuple[str, str], ...]) -> None:
+    It refuses a call while `max_calls` others run. A health check is none of them: who is busy is not away.
+    """
+
+    def __init__(self, served_by: tuple[tuple[str, str], ...], max_calls: int) -> None:
         self._served_by = served_by
+        self._max_calls = max_calls
+        self._calls = 0
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -174,8 +183,14 @@ class _Conventions(grpc.aio.ServerInterceptor):
         return self._handlers[method]
 
     def _call(self, method: str, behavior: Callable[..., Any]) -> Callable[..., Any]:
+        counts = not method.startswith(f"/{health.SERVICE_NAME}/")
+
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             context.set_trailing_metadata(self._served_by)
+            if counts and self._calls >= self._max_calls:
+                say = f"{self._max_calls} calls are running; try again in a moment"
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, say)
+            self._calls += counts
             try:
                 return await behavior(request, context)
             except Refused as refused:
@@ -185,5 +200,7 @@ class _Conventions(grpc.aio.ServerInterceptor):
                 raise
             except Exception as error:  # noqa: BLE001 (`failure` logs it)
                 await context.abort(*failure(method, error))
+            finally:
+                self._calls -= counts
 
         return call
