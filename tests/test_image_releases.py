@@ -191,6 +191,7 @@ def test_a_release_of_code_alone_adds_one_layer_and_64_kib(tree: Tree, registry:
     assert added <= 128 * 1024
 
 
+@pytest.mark.long
 @pytest.mark.containers
 def test_a_released_image_is_built_again_from_its_commits(tree: Tree) -> None:
     version, second = f"{tree.minor}.0", f"{tree.minor}.1"

@@ -149,7 +149,8 @@ def files_of(packages: Sequence[str]) -> list[str]:
 PYTEST = ("-P", "-m", "pytest", "--quiet", "-p", "no:cacheprovider")
 
 
-@pytest.mark.timeout(1800 if LONG else 600)  # most of it are the packages' own tests
+@pytest.mark.long
+@pytest.mark.timeout(1800)  # most of it are the packages' own tests
 def test_packages_pass_their_tests_with_the_lowest_versions_that_they_name(
     wheels: tuple[list[Path], Sequence[str]], tmp_path: Path
 ) -> None:

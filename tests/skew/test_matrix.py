@@ -116,6 +116,7 @@ def failed(cell: Any) -> set[str]:
     return {name for scenarios in cell["scenarios"].values() for name in scenarios["failed"]}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_renumbered_field_is_caught_between_versions_that_are_well_by_themselves(repository: Repository) -> None:
     # Order's: as if they had always stood the other way round.
