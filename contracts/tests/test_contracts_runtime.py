@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from souk_contracts import stopping
 from souk_contracts.channel import connect, served_by
 from souk_contracts.errors import refusal_of
-from souk_contracts.orders.v1 import GetRequest, ListRequest, Order, OrdersServicer, OrdersStub
+from souk_contracts.orders.v1 import GetRequest, GetResponse, ListRequest, Order, OrdersServicer, OrdersStub
 from souk_contracts.probe import is_serving
 from souk_contracts.server import GrpcServer, ServerSettings, termination
 
@@ -167,7 +167,7 @@ async def test_draining_lets_calls_finish_and_takes_no_new_ones() -> None:
     async with serving(servicer) as (server, port), connect(f"127.0.0.1:{port}", user_agent="test/1") as channel:
         stub = OrdersStub(channel)
         call = asyncio.ensure_future(stub.get(GetRequest(order_id="wait")))
-        await servicer.entered.wait()
+        await under_way(call, servicer)
         draining = asyncio.create_task(server.drain())
         async with asyncio.timeout(60):
             while (await attempt(stub)) is not grpc.StatusCode.UNAVAILABLE:
@@ -176,6 +176,15 @@ async def test_draining_lets_calls_finish_and_takes_no_new_ones() -> None:
         servicer.go_on.set()
         assert (await call).order == Order(id="wait")
         await draining
+
+
+async def under_way(call: asyncio.Future[GetResponse], servicer: Orders) -> None:
+    """Returns when the servicer has the call; a call that ended before raises what ended it."""
+    entered = asyncio.create_task(servicer.entered.wait())
+    await asyncio.wait([call, entered], return_when=asyncio.FIRST_COMPLETED)
+    if not entered.done():
+        entered.cancel()
+        pytest.fail(f"the call ended before it was under way: {await call}")
 
 
 async def attempt(stub: OrdersStub) -> grpc.StatusCode | None:
@@ -198,6 +207,18 @@ async def test_a_client_follows_a_server_that_closes_old_connections_without_a_f
             while not reconnected.done():
                 await stub.get(GetRequest(order_id="a"))
             assert await attempt(stub) is None
+
+
+async def test_a_new_channel_does_not_share_the_failed_attempts_of_an_older_one() -> None:
+    async with serving(Orders()) as (_, port):
+        pass
+    async with connect(f"127.0.0.1:{port}", user_agent="test/1") as older:
+        assert await attempt(OrdersStub(older)) is grpc.StatusCode.UNAVAILABLE
+        async with (
+            serving(Orders(), address=f"127.0.0.1:{port}"),
+            connect(f"127.0.0.1:{port}", user_agent="test/1") as newer,
+        ):
+            assert await attempt(OrdersStub(newer)) is None
 
 
 async def test_a_port_that_is_taken_is_an_error() -> None:

@@ -46,7 +46,9 @@ async def test_a_service_that_cannot_write_says_so_and_goes_on_when_it_can(
             assert answer.status_code == 503, answer.text
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["type"] in ("/problems/storage-unavailable", "/problems/unavailable")
-        assert (await rest.get(f"/v1/orders/{before.order_id}")).json()["status"] == "CONFIRMED"
+        read = await rest.get(f"/v1/orders/{before.order_id}")
+        # Once orders says that it is not serving, nobody reads there either.
+        assert read.json().get("status") == "CONFIRMED" or (name == "orders" and read.status_code == 503), read.text
         await souk.services[name].not_serving()
         assert (await rest.get("/health/ready")).json()["services"][name] == "NOT_SERVING"
     await souk.services[name].serving()

@@ -51,6 +51,8 @@ def connect(target: str, *, user_agent: str) -> grpc.aio.Channel:
             ("grpc.min_reconnect_backoff_ms", 1_000),
             ("grpc.max_reconnect_backoff_ms", 2_000),
             ("grpc.client_idle_timeout_ms", 2**31 - 1),
+            # Otherwise a new channel to an address waits as long as an earlier channel's failed attempt at it must.
+            ("grpc.use_local_subchannel_pool", 1),
         ],
     )
 
