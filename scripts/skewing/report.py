@@ -76,7 +76,9 @@ def as_markdown(cells: Sequence[Cell], rolled: Rolled | None) -> str:
     if left_out:
         names = "\n".join(f"- `{name}` ({count}×)" for name, count in sorted(left_out.items()))
         reasons = "they stop services, need a newer version, or expect something that the contract does not promise"
-        parts.append(f"Left out, because {reasons}. The\nnumber says in how many cells of the table:\n\n{names}")
+        number = "The number in brackets is the number of table cells in which the scenario was left out:"
+        said = fill(f"The following scenarios were left out, because {reasons}. {number}", 120)
+        parts.append(f"{said}\n\n{names}")
     if rolled is not None:
         steps = "\n".join(f"{number}. {step}" for number, step in enumerate(rolled.steps, start=1))
         parts.append(f"{ROLLING}\n\n{fill(as_sentence(rolled), 120)}\n\n{steps}")
