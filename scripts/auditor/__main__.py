@@ -1,6 +1,6 @@
 """Audits Souk's three databases: checks that every order happened completely or not at all.
 
-It only reads, and may run beside a live system. SOUK_ORDERS_DATABASE_URL, SOUK_RESERVATIONS_DATABASE_URL and
+It changes no data, and may run beside a live system. SOUK_ORDERS_DATABASE_URL, SOUK_RESERVATIONS_DATABASE_URL and
 SOUK_LOYALTY_DATABASE_URL name the databases, as they do for the services. By default they are the SQLite files in
 SOUK_DATA (./data). Exit codes: 0 clean, 1 there are findings, 2 a database cannot be read. docs/audit.md explains each
 finding.
