@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -156,6 +157,21 @@ async def test_it_says_what_it_did(run: Run, database: Path, goods: Goods, point
         "",
     )
     assert len(goods.told) == 2  # where there is nothing to forget nobody is asked
+
+
+async def test_any_number_of_orders_is_deleted_in_batches_that_participants_take(
+    run: Run, database: Path, goods: Goods, points: Points
+) -> None:
+    due = {DUE, *(str(uuid.uuid4()) for _ in range(2 * 250))}
+    with sqlite3.connect(database) as connection:
+        connection.executemany(ORDER, [(order_id, "REFUSED", LONG_AGO_US) for order_id in due - {DUE}])
+    connection.close()
+    said = "Refused and cancelled orders: 1 newly marked; 501 marked at least 30 days ago were deleted.\n"
+    assert await run() == (0, said, "")
+    assert left(database) == {MARKED, UNMARKED, STANDING}
+    for participant in (goods, points):
+        assert [len(ids) for ids in participant.told] == [0, 250, 250, 1]
+        assert set().union(*participant.told) == due
 
 
 async def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
