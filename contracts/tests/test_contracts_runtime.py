@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -181,7 +182,8 @@ async def test_draining_lets_calls_finish_and_takes_no_new_ones() -> None:
 async def under_way(call: asyncio.Future[GetResponse], servicer: Orders) -> None:
     """Returns when the servicer has the call; a call that ended before raises what ended it."""
     entered = asyncio.create_task(servicer.entered.wait())
-    await asyncio.wait([call, entered], return_when=asyncio.FIRST_COMPLETED)
+    either: list[asyncio.Future[Any]] = [call, entered]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not entered.done():
         entered.cancel()
         pytest.fail(f"the call ended before it was under way: {await call}")
