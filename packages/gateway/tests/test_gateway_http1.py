@@ -255,6 +255,19 @@ def test_the_application_is_told_of_a_client_that_goes_away_amid_its_body(site: 
         assert site.app.last == {"type": "http.disconnect"}
 
 
+def test_a_client_that_resets_a_connection_while_it_closes_leaves_nothing_in_the_log(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        with site.client() as client:
+            client.send(b"GET /a HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+            client.socket.recv(1)
+            client.socket.shutdown(socket.SHUT_WR)
+            reset(client)
+    site.stop()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_who_ends_amid_a_request_is_told_that_it_is_none(client: Client) -> None:
     client.send(GET[:-4])
     client.socket.shutdown(socket.SHUT_WR)

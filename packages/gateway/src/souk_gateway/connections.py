@@ -69,7 +69,8 @@ class Connection(TCPServer):
         finally:
             for task in self._tasks:
                 task.cancel()
-            await self._close()
+            with suppress(OSError):  # the client has reset it meanwhile, and nothing is left to close
+                await self._close()
 
     async def _read_data(self) -> None:
         thrown_away = 0
