@@ -24,7 +24,7 @@ LONGEST_FIRST = (
     "test_image_releases.py",
     "test_runtime.py",
     "test_lower_bounds.py",
-    "test_orders.py",
+    "e2e",
     "test_mixed.py",
     "test_matrix.py",
     "test_retention.py",
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The longest first, so that others run beside it.
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    items.sort(key=lambda item: places.get("e2e" if is_e2e(item.nodeid) else item.path.name, len(places)))
     for marker, is_there in (("containers", engine_answers), ("wrk", wrk_is_installed), ("long", lambda: LONG)):
         left_out = [item for item in items if item.get_closest_marker(marker)]
         if left_out and not is_there():
@@ -78,11 +78,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if item not in left_out]
 
 
+def is_e2e(nodeid: str) -> bool:
+    """Whether a test is one of those that start Souk in each way to deploy it."""
+    return nodeid.startswith("tests/e2e/")
+
+
 class ByFile(LoadFileScheduling):
     """The tests of a file run in one process; so do all that start Souk in each way to deploy it, which takes long."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/e2e" if nodeid.startswith("tests/e2e/") else str(super()._split_scope(nodeid))
+        return "tests/e2e" if is_e2e(nodeid) else str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:

@@ -212,6 +212,7 @@ def test_each_kind_of_figures_has_its_place_in_the_document(tmp_path: Path, monk
         assert before.count(title) == document.read_text().count(title) == 1
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_it_measures_overload(tmp_path: Path) -> None:
     sizes = ["--connections", "400", "--seconds", "3", "--below", "8", "16", "--below-seconds", "1"]

@@ -239,6 +239,7 @@ def test_a_release_that_cannot_be_built_leaves_all_as_it_was(repository: Reposit
     assert "hatch cannot build contracts" in repository.refused("contracts", "1.7.0", "--checks", "true")
 
 
+@pytest.mark.long
 def test_tools_are_installed_once_and_what_stands_in_the_way_is_told(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

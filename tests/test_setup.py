@@ -137,6 +137,7 @@ def test_a_copy_is_set_up_anew_and_imports_nothing_of_the_old_folder(ready: Path
     assert imports(ready) == ready
 
 
+@pytest.mark.long
 def test_an_environment_whose_python_has_gone_is_set_up_anew(copy: Path) -> None:
     for link in (copy / ".venv/bin").glob("python*"):
         link.unlink()
@@ -157,6 +158,7 @@ def test_an_environment_that_another_version_of_souk_set_up_is_set_up_anew(tmp_p
     assert "was not set up to the end" in setting_up["reason_to_begin_anew"](tmp_path)
 
 
+@pytest.mark.long
 def test_a_setup_that_is_interrupted_says_nothing_more_and_is_begun_anew(tmp_path: Path) -> None:
     place = tree(tmp_path / "souk")
     process = start(place)

@@ -234,7 +234,7 @@ MUTATIONS = [
 
 @pytest.mark.parametrize(
     "mutation",
-    [pytest.param(each, marks=pytest.mark.long if place % 4 else ()) for place, each in enumerate(MUTATIONS)],
+    [pytest.param(each, marks=pytest.mark.long if place % 6 else ()) for place, each in enumerate(MUTATIONS)],
     ids=[mutation.name for mutation in MUTATIONS],
 )
 def test_a_broken_variant_is_caught(mutation: Mutation, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.faults.shopping import Request, put_customer, put_item
 from tests.faults.souk import PostgreSQL, Souk
 
 CLIENTS = 32
-ORDERS = 3000 if LONG else 300
+ORDERS = 3000 if LONG else 200
 TIMEOUT_S = 3600 if LONG else 240
 
 Disturb = Callable[[random.Random, Counter[str]], Awaitable[None]]

@@ -95,6 +95,7 @@ async def in_place(souk: Souk[Any]) -> Load:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long  # the next one replaces replicas in the same way
 async def test_services_are_replaced_in_turn_and_no_order_is_lost(tmp_path: Path) -> None:
     load = await in_place(Souk(tmp_path, gateways=2))
     print(f"one of each behind two gateways: {dict(load.answers)}", file=sys.stderr)

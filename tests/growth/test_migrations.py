@@ -88,8 +88,8 @@ def rules(found: list[Finding]) -> list[str]:
     ("service", "change"),
     [
         ("orders", 'op.drop_column("orders", "status_reason")'),
-        ("reservations", 'op.drop_column("items", "sold")'),
-        ("loyalty", 'op.drop_column("accounts", "name")'),
+        pytest.param("reservations", 'op.drop_column("items", "sold")', marks=pytest.mark.long),
+        pytest.param("loyalty", 'op.drop_column("accounts", "name")', marks=pytest.mark.long),
         pytest.param(
             "orders", 'op.alter_column("outbox", "last_error", new_column_name="error")', marks=pytest.mark.long
         ),
