@@ -58,38 +58,38 @@ class _Finder(ast.NodeVisitor):
         self._functions: list[str] = []
         """Those around the node that is visited."""
 
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:  # noqa: N802 (of ast)
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._functions.append(node.name)
         self._visit_all([*node.args.defaults, *filter(None, node.args.kw_defaults), *node.body])
         self._functions.pop()
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 (of ast)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:  # noqa: N802 (of ast)
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self._visit_all(node.body)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:  # noqa: N802 (of ast)
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if node.value is not None:
             self._remove_assignment(node, [node.target])
             self.visit(node.value)
 
-    def visit_Assign(self, node: ast.Assign) -> None:  # noqa: N802 (of ast)
+    def visit_Assign(self, node: ast.Assign) -> None:
         self._remove_assignment(node, node.targets)
         self.generic_visit(node)
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:  # noqa: N802 (of ast)
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
         if not _is_text(node.value):
             self._replace_operator(node, node.target, node.value, f"{_ARITHMETIC[type(node.op)]}=")
         self._replace(node, "pass")
         self.generic_visit(node)
 
-    def visit_Assert(self, node: ast.Assert) -> None:  # noqa: N802 (of ast)
+    def visit_Assert(self, node: ast.Assert) -> None:
         """Says what cannot be otherwise."""
 
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:  # noqa: N802 (of ast)
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         """A text. Besides, Python 3.11 does not know where the expressions in it are."""
 
-    def visit_Expr(self, node: ast.Expr) -> None:  # noqa: N802 (of ast)
+    def visit_Expr(self, node: ast.Expr) -> None:
         call = node.value.value if isinstance(node.value, ast.Await) else node.value
         if isinstance(call, ast.Call):
             if _is_log(call):
@@ -97,46 +97,46 @@ class _Finder(ast.NodeVisitor):
             self._replace(node, "pass")
         self.generic_visit(node)
 
-    def visit_Raise(self, node: ast.Raise) -> None:  # noqa: N802 (of ast)
+    def visit_Raise(self, node: ast.Raise) -> None:
         self._replace(node, "pass")
         self.generic_visit(node)
 
-    def visit_Delete(self, node: ast.Delete) -> None:  # noqa: N802 (of ast)
+    def visit_Delete(self, node: ast.Delete) -> None:
         self._replace(node, "pass")
 
-    def visit_Return(self, node: ast.Return) -> None:  # noqa: N802 (of ast)
+    def visit_Return(self, node: ast.Return) -> None:
         if node.value is None:
             self._replace(node, "pass")
         elif not isinstance(node.value, ast.Constant) or not isinstance(node.value.value, bool | None):
             self._replace(node, "return None")
         self.generic_visit(node)
 
-    def visit_Break(self, node: ast.Break) -> None:  # noqa: N802 (of ast)
+    def visit_Break(self, node: ast.Break) -> None:
         self._replace(node, "continue")
 
-    def visit_Continue(self, node: ast.Continue) -> None:  # noqa: N802 (of ast)
+    def visit_Continue(self, node: ast.Continue) -> None:
         self._replace(node, "break")
 
-    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:  # noqa: N802 (of ast)
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
         if node.type is not None:
             self._replace(node.type, "()")
         self._visit_all(node.body)
 
-    def visit_For(self, node: ast.For) -> None:  # noqa: N802 (of ast)
+    def visit_For(self, node: ast.For) -> None:
         self._replace(node.iter, "()")
         self.generic_visit(node)
 
-    def visit_If(self, node: ast.If) -> None:  # noqa: N802 (of ast)
+    def visit_If(self, node: ast.If) -> None:
         names = {each.id for each in ast.walk(node.test) if isinstance(each, ast.Name)}
         if not names & {"TYPE_CHECKING", "__name__"}:
             self._negate(node.test)
             self.generic_visit(node)
 
-    def visit_While(self, node: ast.While) -> None:  # noqa: N802 (of ast)
+    def visit_While(self, node: ast.While) -> None:
         self._negate(node.test)
         self.generic_visit(node)
 
-    def visit_IfExp(self, node: ast.IfExp) -> None:  # noqa: N802 (of ast)
+    def visit_IfExp(self, node: ast.IfExp) -> None:
         self._negate(node.test)
         self.generic_visit(node)
 
@@ -145,31 +145,31 @@ class _Finder(ast.NodeVisitor):
             self._negate(condition)
         self.generic_visit(node)
 
-    def visit_Compare(self, node: ast.Compare) -> None:  # noqa: N802 (of ast)
+    def visit_Compare(self, node: ast.Compare) -> None:
         for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
             for new in _COMPARISONS[type(operator)]:
                 self._replace_operator(node, left, right, new)
         self.generic_visit(node)
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:  # noqa: N802 (of ast)
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
         for left, right in zip(node.values, node.values[1:], strict=False):
             self._replace_operator(node, left, right, "or" if isinstance(node.op, ast.And) else "and")
         self.generic_visit(node)
 
-    def visit_BinOp(self, node: ast.BinOp) -> None:  # noqa: N802 (of ast)
+    def visit_BinOp(self, node: ast.BinOp) -> None:
         is_type = isinstance(node.op, ast.BitOr) and not self._functions
         if type(node.op) in _ARITHMETIC and not is_type and not _is_text(node):
             self._replace_operator(node, node.left, node.right, _ARITHMETIC[type(node.op)])
         self.generic_visit(node)
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:  # noqa: N802 (of ast)
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
         if isinstance(node.op, ast.Not | ast.USub):
             start, end = self._span(node)
             text = self._source[start:end].decode()
             self._replace(node, text.removeprefix("not").removeprefix("-").lstrip())
         self.generic_visit(node)
 
-    def visit_Call(self, node: ast.Call) -> None:  # noqa: N802 (of ast)
+    def visit_Call(self, node: ast.Call) -> None:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name == "TypeVar" or _is_log(node):
             return
@@ -179,7 +179,7 @@ class _Finder(ast.NodeVisitor):
             self._replace(node, "suppress()")
         self._visit_all([node.func, *node.args[name == "cast" :], *(each.value for each in node.keywords)])
 
-    def visit_Constant(self, node: ast.Constant) -> None:  # noqa: N802 (of ast)
+    def visit_Constant(self, node: ast.Constant) -> None:
         value = node.value
         if isinstance(value, bool):
             self._replace(node, str(not value))
@@ -234,9 +234,7 @@ class _Finder(ast.NodeVisitor):
 def _is_text(node: ast.expr) -> bool:
     if isinstance(node, ast.BinOp):
         return _is_text(node.left) or _is_text(node.right)
-    return isinstance(node, ast.JoinedStr) or (
-        isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
-    )
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str | bytes))
 
 
 def _is_log(call: ast.Call) -> bool:
