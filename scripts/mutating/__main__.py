@@ -16,7 +16,7 @@ from mutating import results
 from mutating.copies import NotThisCopy
 from mutating.modules import CORE
 from mutating.results import Result
-from mutating.trial import TestsFail, Trial
+from mutating.trial import DoNotPass, Trial
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +73,7 @@ def main() -> int:
         asyncio.run(_interruptible(trial, options.count, options.workers))
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
-    except (TestsFail, NotThisCopy) as error:
+    except (DoNotPass, NotThisCopy) as error:
         print(error, file=sys.stderr)
         return 1
     print("", *results.summary(trial.found), sep="\n")

@@ -19,6 +19,8 @@ _PATIENCE_S = 5.0
 """For how long what a run has left behind may take to end, before it is killed."""
 
 
+_UNUSED = ("-p", "no:xdist", "-p", "no:schemathesis", "-p", "no:anyio")
+"""Plugins that these tests do without. Loading them takes longer than many a test."""
 _DURATION = re.compile(r"^([0-9.]+)s (?:setup|call|teardown) ", re.MULTILINE)
 """As pytest prints it, with --durations."""
 
@@ -82,7 +84,7 @@ class Copy:
 
     async def test(self, tests: Sequence[str], limits: Limits) -> Run:
         """Runs tests, to the first that fails."""
-        options = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", "--durations=1")
+        options = ("-x", "-q", "-p", "no:cacheprovider", *_UNUSED, "--tb=line", "--durations=1")
         timeout = ("-o", f"timeout={limits.test_s:.0f}")
         run = await self._run([sys.executable, "-m", "pytest", *options, *timeout, *tests], limits.total_s)
         return replace(run, verdict="timeout") if "from pytest-timeout" in run.output else run

@@ -22,7 +22,7 @@ _TIMES = 3
 Work = TypeVar("Work")
 
 
-class TestsFail(Exception):
+class DoNotPass(Exception):
     """Without a mutant; the text is what they printed."""
 
 
@@ -44,7 +44,7 @@ class Trial:
         self._limits: dict[frozenset[str], Limits] = {}
 
     async def run(self, count: int, workers: int) -> None:
-        """Tries the mutants of the sample that have no result yet. Raises TestsFail, NotThisCopy."""
+        """Tries the mutants of the sample that have no result yet. Raises DoNotPass, NotThisCopy."""
         names = {each.path: name for name, each in self.modules.items()}
         every = {name: mutants(each.path, self._sources[name]) for name, each in self.modules.items()}
         picked = [(names[each.path], each) for each in sample(every, count, self.seed)]
@@ -67,7 +67,7 @@ class Trial:
         tests = self.modules[name].tests
         run = await copy.test(tests, _UNMUTATED)
         if run.verdict != "passed":
-            raise TestsFail(f"the tests of {name} do not pass without a mutant ({run.verdict}):\n{run.output}")
+            raise DoNotPass(f"the tests of {name} do not pass without a mutant ({run.verdict}):\n{run.output}")
         limits = Limits(_TIMES * run.seconds + _SLACK_S, _TIMES * run.longest_s + _SLACK_S)
         self._limits[frozenset(tests)] = limits
         self.say(f"without a mutant, the tests of {name} take {run.seconds:.1f} s, one of them {run.longest_s:.1f} s")
