@@ -73,11 +73,11 @@ Of files that stand in several services (scripts/rules), those of one service on
 """
 
 _REST = {
-    "contracts": "batching lanes lists limits runtime",
-    "gateway": "saga breakers headers problems admission routes puts retries targets",
-    "orders": "domain storage rpc relay relay_running waiting retention admission",
-    "reservations": "domain storage rpc puts restocks prune",
-    "loyalty": "domain storage rpc puts prune rules",
+    "contracts": "batching lanes lists limits",
+    "gateway": "saga breakers headers problems retries",
+    "orders": "domain storage waiting",
+    "reservations": "domain storage rpc",
+    "loyalty": "domain rules storage rpc",
 }
 """Of each package, the tests that run after that: those that are quick."""
 

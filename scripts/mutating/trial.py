@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from mutating import results
-from mutating.copies import Copy, Limits
+from mutating.copies import Copy, Limits, Run
 from mutating.modules import Module
 from mutating.mutants import Mutant, mutants
 from mutating.results import Result
@@ -41,7 +41,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self._sources = {name: (self.root / each.path).read_bytes() for name, each in self.modules.items()}
-        self._limits: dict[frozenset[str], Limits] = {}
+        self._unmutated: dict[str, Run] = {}
 
     async def run(self, count: int, workers: int) -> None:
         """Tries the mutants of the sample that have no result yet. Raises DoNotPass, NotThisCopy."""
@@ -58,25 +58,27 @@ class Trial:
             copies = [Copy(self.root, folder, number) for number in range(min(workers, len(to_try)))]
             for copy in copies:
                 await copy.check([each.path for each in self.modules.values()])
-            # The same tests in another order take as long.
-            by_tests = {frozenset(self.modules[name].tests): name for name, _, _ in reversed(to_try)}
-            await _share(copies, by_tests.values(), self._measure)
+            tests = sorted({test for name, _, _ in to_try for test in self.modules[name].tests})
+            await _share(copies, tests, self._measure)
             await _share(copies, to_try, self._try)
 
-    async def _measure(self, copy: Copy, name: str) -> None:
-        tests = self.modules[name].tests
-        run = await copy.test(tests, _UNMUTATED)
+    async def _measure(self, copy: Copy, test: str) -> None:
+        run = await copy.test([test], _UNMUTATED)
         if run.verdict != "passed":
-            raise DoNotPass(f"the tests of {name} do not pass without a mutant ({run.verdict}):\n{run.output}")
-        limits = Limits(_TIMES * run.seconds + _SLACK_S, _TIMES * run.longest_s + _SLACK_S)
-        self._limits[frozenset(tests)] = limits
-        self.say(f"without a mutant, the tests of {name} take {run.seconds:.1f} s, one of them {run.longest_s:.1f} s")
+            raise DoNotPass(f"{test} does not pass without a mutant ({run.verdict}):\n{run.output}")
+        self._unmutated[test] = run
+        self.say(f"without a mutant: {test} {run.seconds:.1f} s")
+
+    def _limits(self, tests: Sequence[str]) -> Limits:
+        runs = [self._unmutated[test] for test in tests]
+        seconds, longest_s = sum(run.seconds for run in runs), max(run.longest_s for run in runs)
+        return Limits(_TIMES * seconds + _SLACK_S, _TIMES * longest_s + _SLACK_S)
 
     async def _try(self, copy: Copy, work: tuple[str, Mutant, str]) -> None:
         name, mutant, identity = work
         source = self._sources[name]
         tests = self.modules[name].tests
-        run = await copy.test_changed(mutant.path, mutant.apply(source), tests, self._limits[frozenset(tests)])
+        run = await copy.test_changed(mutant.path, mutant.apply(source), tests, self._limits(tests))
         verdict = {"passed": "survived", "failed": "killed"}.get(run.verdict, run.verdict)
         result = Result(
             self.seed, identity, name, mutant.path, mutant.line, mutant.old, mutant.new, verdict,
