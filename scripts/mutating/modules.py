@@ -35,7 +35,7 @@ _FIRST = {
     },
     "orders": {
         "admission": "admission",
-        "book": "domain relay storage",
+        "book": "domain storage relay",
         "database": "storage health files postgresql locked migrations",
         "domain": "domain storage rpc",
         "due": "relay relay_running damage storage postgresql",
@@ -47,7 +47,7 @@ _FIRST = {
         "retention": "retention prune locked postgresql",
         "service": "storage rpc waiting relay",
         "statements": "storage plans postgresql",
-        "storage": "storage relay damage pages locked",
+        "storage": "storage damage locked pages relay",
         "turns": "files storage",
         "writer": "health storage locked postgresql",
     },
