@@ -55,6 +55,7 @@ EARLY = [
     ("audit", "auditor.audit"),
     ("skew", "site"), ("skew", "yaml"), ("skew", "skewing.matrix"),
     ("growth", "growing.findings"), ("release", "releasing.build"), ("bench", "conftest"),
+    ("mutants", "mutating.trial"),
     ("up", "asyncio.events"), ("up", "asyncio"),
 ]  # fmt: skip
 
