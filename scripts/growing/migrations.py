@@ -118,7 +118,19 @@ def _failures(service: str, place: str, installed: Path, sources: Path) -> Itera
     if not Path(where.stdout.strip()).is_relative_to(installed):
         raise CannotCheck(f"{place} was expected in {installed}, and found in {where.stdout or where.stderr}")
     tests = [f"packages/{service}/tests/test_{service}_{kind}.py" for kind in ("storage", "rpc")]
-    options = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:schemathesis", "--tb=no", "-k", f"not {LEFT_OUT}"]
+    options = [
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:schemathesis",
+        "--tb=no",
+        "-k",
+        f"not {LEFT_OUT}",
+    ]
     by_chance: list[str] = []
     while True:
         done = _python([*options, *by_chance, *tests], installed, sources)
