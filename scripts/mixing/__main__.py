@@ -1,7 +1,7 @@
 """Runs two versions of every service side by side, with compose/mixed.yaml.
 
   ./scripts/mixed            starts both, and sends 0, 10, 50 and then 100 % of its own test orders to the new versions;
-                             at the first error of a new version, all requests go back to the old ones
+                             after a step in which a new version failed, all requests go back to the old ones
   ./scripts/mixed rollback   sends all requests to the old versions, then stops the new ones
   ./scripts/mixed status     shows the versions, their weights and whether they serve
   ./scripts/mixed down       removes everything, with its data
