@@ -27,7 +27,7 @@ def is_overloaded(answer: httpx.Response) -> bool:
     return (
         answer.status_code == 503
         and answer.json()["type"] == "/problems/overloaded"
-        and answer.headers["Retry-After"] in ("1", "2", "3", "4")
+        and 1 <= int(answer.headers["Retry-After"]) <= 31
     )
 
 
@@ -126,6 +126,30 @@ async def test_when_a_pause_is_over_one_order_goes_first() -> None:
     saga.gives = Decision(Order(), replayed=False, pause_ms=0)
     assert await at_once(admission, 5) == 1
     assert await at_once(admission, 5) == 5
+
+
+async def spread_s(admission: Admission) -> int:
+    """How far a refusal of now spreads its clients."""
+    with pytest.raises(Unavailable) as refusal:
+        admission.check()
+    return refusal.value.spread_s
+
+
+async def test_the_more_orders_are_refused_the_later_they_come_back() -> None:
+    clock, saga = Clock(), FakeSaga()
+    admission = Admission(saga, max_under_way=100, clock=clock)
+    assert await at_once(admission, 101) == 100
+    asked = [asyncio.create_task(admission.place(TEA, None, Exchange(5))) for _ in range(100)]
+    await asyncio.sleep(0)
+    said = [await spread_s(admission) for _ in range(60)]
+    assert said == sorted(said)
+    assert (said[0], said[-1]) == (1, 24)
+    for _ in range(60):
+        last = await spread_s(admission)
+    assert last == 30
+    await asyncio.gather(*asked)
+    clock.now_s += 60  # as if there had been none
+    assert await at_once(admission, 101) == 100
 
 
 async def test_an_order_that_does_not_come_to_orders_says_nothing_of_a_pause() -> None:

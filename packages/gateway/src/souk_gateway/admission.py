@@ -4,6 +4,7 @@ Without that, all orders would be slow under a load that is too high, and those 
 goods before they are confirmed. See docs/adr/0015-admission.md.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -17,6 +18,12 @@ _FULL = "as many orders are being placed as can be finished in time, so this one
 _PAUSED = "earlier orders must be finished first, so this one was not begun; try again in a moment"
 _MAX_PAUSE_MS = 1000
 """A service may ask for more, but whoever waits for it hears nothing new meanwhile."""
+
+
+_REMEMBERED_S = 4.0
+"""What came before counts for ever less."""
+_SPREAD_S, _MOST_SPREAD_S = 80, 30
+"""Over how many seconds the return of clients is spread where as many orders are refused as are begun, and at most."""
 
 
 class Placing(Protocol):
@@ -41,6 +48,9 @@ class Admission:
         self._pause_s = 0.0
         """0 where no service has asked for one."""
         self._paused_until = 0.0
+        self._begun = self._refused = 0.0
+        """Of the last seconds."""
+        self._counted_at = clock()
 
     async def place(self, wanted: OrderRequest, key: str | None, exchange: Exchange, besides: str = "") -> Decision:
         """See `Saga.place`. Raises `Unavailable` (OVERLOADED) for an order that is not begun."""
@@ -48,6 +58,8 @@ class Admission:
         if self._pause_s:
             self._paused_until = self._clock() + self._pause_s  # this one goes first
         self._under_way += 1
+        self._fade()
+        self._begun += 1
         try:
             decision = await self._saga.place(wanted, key, exchange, besides)
         except Unavailable as error:
@@ -63,9 +75,21 @@ class Admission:
     def check(self) -> None:
         """Raises `Unavailable` (OVERLOADED) where no order may be begun now. Cheap, for before a request is read."""
         if self._under_way >= self._max_under_way:
-            raise Unavailable(_FULL, reason="OVERLOADED")
+            raise self._refusal(_FULL)
         if self._pause_s and self._clock() < self._paused_until:
-            raise Unavailable(_PAUSED, reason="OVERLOADED")
+            raise self._refusal(_PAUSED)
+
+    def _refusal(self, detail: str) -> Unavailable:
+        """The more orders are refused for each that is begun, the later they are to come back: each refusal costs."""
+        self._fade()
+        self._refused += 1
+        spread_s = round(_SPREAD_S * self._refused / max(self._begun, 1.0))
+        return Unavailable(detail, reason="OVERLOADED", spread_s=min(spread_s, _MOST_SPREAD_S))
+
+    def _fade(self) -> None:
+        now = self._clock()
+        remains = math.exp((self._counted_at - now) / _REMEMBERED_S)
+        self._begun, self._refused, self._counted_at = self._begun * remains, self._refused * remains, now
 
     def _hear(self, pause_ms: int) -> None:
         self._pause_s = min(max(pause_ms, 0), _MAX_PAUSE_MS) / 1000

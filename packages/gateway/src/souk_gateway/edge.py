@@ -120,7 +120,7 @@ def _problem_of(request: Request, error: Exception) -> Response:
         )
     if isinstance(error, Unavailable):
         reason = error.reason if error.reason in TABLE else "UNAVAILABLE"
-        return _problem(request, reason, error.detail, metadata=error.metadata)
+        return _problem(request, reason, error.detail, metadata=error.metadata, spread_s=error.spread_s)
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
         detail = f"this path does not accept {quoted(request.method)}; it accepts {allowed}"

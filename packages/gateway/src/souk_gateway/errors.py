@@ -39,7 +39,7 @@ class Unavailable(Exception):
     `reason` is UNAVAILABLE, or the reason that the service itself gave, such as STORAGE_UNAVAILABLE; `was_sent` is
     false if it is known that the call had no effect, because nobody was asked. For `pause_ms` the service wants no
     other orders to be begun; 0 where it has not said that. RECORD_DAMAGED does not pass by itself; `metadata` names the
-    record.
+    record. `spread_s`: see `problems.problem`.
     """
 
     def __init__(
@@ -50,11 +50,13 @@ class Unavailable(Exception):
         metadata: Mapping[str, str] | None = None,
         was_sent: bool = True,
         pause_ms: int = 0,
+        spread_s: int = 0,
     ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.metadata = dict(metadata or {})
         self.pause_ms = pause_ms
+        self.spread_s = spread_s
         self.detail = detail
         self.was_sent = was_sent
 

@@ -262,8 +262,12 @@ def problem(
     metadata: Mapping[str, str] | None = None,
     in_path: bool = False,
     headers: Mapping[str, str] | None = None,
+    spread_s: int = 0,
 ) -> Response:
-    """The answer. `instance` is the path of the request; `in_path`: whether it names what the problem is about."""
+    """The answer. `instance` is the path of the request; `in_path`: whether it names what the problem is about.
+
+    `spread_s` counts where it is more than the kind's own.
+    """
     status = kind.status_in_path if in_path and kind.status_in_path is not None else kind.status
     members: dict[str, str | int] = {
         "type": kind.type,
@@ -277,6 +281,6 @@ def problem(
         members[name] = int(value) if key in _NUMBERS and value.isdecimal() else value
     answer = Response(_encode(members), status, {**(kind.headers or {}), **(headers or {})}, MEDIA_TYPE)
     if kind.retry_after_s is not None:
-        later_s = random.randint(0, kind.spread_s) if kind.spread_s else 0  # noqa: S311 (no secret)
+        later_s = random.randint(0, max(kind.spread_s, spread_s))  # noqa: S311 (no secret)
         answer.headers["Retry-After"] = str(kind.retry_after_s + later_s)
     return answer

@@ -29,7 +29,7 @@ _LOOK_S = 1.0
 """How often connections are looked through for those that have been idle, or too slow, for too long."""
 _LINGER_S = 1.0
 """How long idle connections stay open in a drain, for requests that are on their way."""
-_AT_ONCE = 32
+_AT_ONCE = 4
 """Connections that are taken in before others have their turn."""
 _REST_S = 0.1
 """How long nobody is taken in after descriptors have run out."""
