@@ -22,7 +22,7 @@ _MAX_PAUSE_MS = 1000
 
 _REMEMBERED_S = 4.0
 """What came before counts for ever less."""
-_SPREAD_S, _MOST_SPREAD_S = 80, 30
+_SPREAD_S, _MOST_SPREAD_S = 120, 30
 """Over how many seconds the return of clients is spread where as many orders are refused as are begun, and at most."""
 
 

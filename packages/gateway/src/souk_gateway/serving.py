@@ -33,7 +33,7 @@ _AT_ONCE = 4
 """Connections that are taken in before others have their turn."""
 _REST_S = 0.1
 """How long nobody is taken in after descriptors have run out."""
-_BURST, _PER_SECOND = 500, 50
+_BURST, _PER_SECOND = 100, 50
 """How many connections of an address that is at a limit make room or are told why they are refused; further ones are
 closed at once, as they would cost more than they are worth."""
 _BUDGETS = 4096
