@@ -22,8 +22,9 @@ from skewing.processes import Failed
 from benching.load import ITEMS
 from benching.stacks import CUSTOMERS, SCARCE
 
-_AT_ONCE, _APART_S = 50, 0.02
-"""How many clients come at the same time, and how long after each other: a listener has a queue of some hundred."""
+_AT_ONCE, _APART_S = 25, 0.05
+"""How many clients come at the same time, and how long after each other. If they came faster, this process would be too
+busy with connecting to see answers when they come."""
 _AGAIN_S = 1.0
 """After a connection that was lost."""
 _LAST_S = 30.0
