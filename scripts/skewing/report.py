@@ -89,7 +89,7 @@ def as_sentence(rolled: Rolled) -> str:
     """How the clients of the rolling upgrade fared."""
     answers = ", ".join(f"{count} times {status}" for status, count in sorted(rolled.answers.items()))
     verdict = "; ".join(rolled.wrong) or "No order was lost or refused without reason, and the audit was clean"
-    return f"{CLIENTS} clients placed {rolled.placed} orders. The answers were {answers}. {verdict}."
+    return f"{CLIENTS} clients placed orders, {rolled.placed} of them. The answers by status: {answers}. {verdict}."
 
 
 def row(package: str, run: Path) -> str:
