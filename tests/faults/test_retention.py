@@ -13,6 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from tests.conftest import LONG
 from tests.faults.conftest import on
 from tests.faults.processes import until
 from tests.faults.proxy import GrpcProxy, Lose, Point
@@ -268,7 +269,7 @@ async def test_prune_runs_beside_orders_that_are_placed_refused_and_cancelled(
     async with asyncio.TaskGroup() as clients:
         for client in (*[shop] * 4, come_again):
             clients.create_task(client())
-        for _ in range(6):
+        for _ in range(6 if LONG else 3):
             said = await Prune(souk).said()
             gone += int(said.partition("newly marked; ")[2].split()[0].replace(",", ""))
             assert not await findings(souk)
